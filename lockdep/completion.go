@@ -1,0 +1,66 @@
+package lockdep
+
+import "sync"
+
+// A Completion is an event that happens once and that goroutines wait for, as
+// Linux's completion with complete_all. The zero value has not happened. It
+// must not be copied after first use. It works in a synctest bubble: waiting
+// blocks on a channel.
+//
+// The validator must be told who completes it, because the waiters wait for
+// all that the completer does before: the completer's goroutine calls Acquire
+// when it takes on the duty, and Release when it is done with it.
+type Completion[Class any] struct {
+	dep Map[Class] // first: a field of size zero at the end would be padded
+	mu  sync.Mutex // guards below; nothing is locked or waited for under it
+
+	done      chan struct{} // made when first asked for
+	completed bool
+}
+
+// Complete lets all waiters go, now and later. Further calls do nothing. It
+// may be called by any goroutine and does not block.
+func (c *Completion[Class]) Complete() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.completed {
+		return
+	}
+	c.completed = true
+	if c.done == nil {
+		c.done = make(chan struct{})
+	}
+	close(c.done)
+}
+
+// Completed tells whether Complete has been called.
+func (c *Completion[Class]) Completed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.completed
+}
+
+// Wait returns once Complete has been called.
+func (c *Completion[Class]) Wait() {
+	<-c.Done()
+}
+
+// Done returns a channel that Complete closes, for a wait with others in a
+// select. For the validator the call itself is the wait: it is made where the
+// caller waits, with the locks held that it will wait with.
+func (c *Completion[Class]) Done() <-chan struct{} {
+	c.dep.Touch()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+	}
+	return c.done
+}
+
+// Acquire says that the calling goroutine is the one that waiters wait for,
+// until it calls Release. Locks it takes meanwhile may not be held by a waiter.
+func (c *Completion[Class]) Acquire() { c.dep.Acquire() }
+
+// Release ends what Acquire began, on the same goroutine.
+func (c *Completion[Class]) Release() { c.dep.Release() }
