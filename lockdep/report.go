@@ -2,6 +2,7 @@ package lockdep
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
 	"runtime"
 	"strings"
@@ -143,8 +144,12 @@ func (r *Report) begin() *strings.Builder {
 func (r *Report) end(b *strings.Builder, held []*hold) {
 	fmt.Fprintf(b, "goroutine %d holds %d:\n", r.Goroutine, len(held))
 	for i, h := range held {
-		fmt.Fprintf(b, " #%d: ", i)
-		writeHold(b, h)
+		fmt.Fprintf(b, " #%d: %v (%p)", i, h.class, h.object)
+		for f := range h.stack.frames() {
+			fmt.Fprintf(b, ", at %s:%d", f.File, f.Line)
+			break
+		}
+		b.WriteByte('\n')
 	}
 	r.text = b.String()
 }
@@ -154,18 +159,28 @@ func writeHold(b *strings.Builder, h *hold) {
 	writeStack(b, h.stack)
 }
 
+func writeStack(b *strings.Builder, s stack) {
+	for f := range s.frames() {
+		fmt.Fprintf(b, "       %s\n           %s:%d\n", f.Function, f.File, f.Line)
+	}
+}
+
 // ours is the prefix of this package's functions, which stacks leave out.
 var ours = reflect.TypeFor[Validator]().PkgPath() + "."
 
-func writeStack(b *strings.Builder, s stack) {
-	frames := runtime.CallersFrames(s)
-	for {
-		f, more := frames.Next()
-		if f.Function != "" && f.Function != "runtime.goexit" && !strings.HasPrefix(f.Function, ours) {
-			fmt.Fprintf(b, "       %s\n           %s:%d\n", f.Function, f.File, f.Line)
-		}
-		if !more {
-			return
+// frames yields the frames of s that are not this package's, innermost first.
+func (s stack) frames() iter.Seq[runtime.Frame] {
+	return func(yield func(runtime.Frame) bool) {
+		frames := runtime.CallersFrames(s)
+		for more := len(s) > 0; more; {
+			var f runtime.Frame
+			f, more = frames.Next()
+			if f.Function == "runtime.goexit" || strings.HasPrefix(f.Function, ours) {
+				continue
+			}
+			if !yield(f) {
+				return
+			}
 		}
 	}
 }
