@@ -25,8 +25,8 @@ type QPInitAttr struct {
 	Event func(err error)
 }
 
-// QPAttr is what a connection manager learns and sets: all of it is given on
-// the moves to Init, RTR and RTS at once, as [QP.Connect] makes them.
+// QPAttr is what a connection manager learns and sets, for the moves to RTR and
+// RTS, which [QP.Connect] makes at once.
 type QPAttr struct {
 	Path         Path
 	DestQPN      uint32
@@ -50,13 +50,14 @@ type QP interface {
 	// State returns the state.
 	State() QPState
 
-	// Connect moves the QP from Reset through Init and RTR to RTS.
+	// Connect moves the QP from Init through RTR to RTS. It is the connection
+	// manager's to call.
 	Connect(attr QPAttr) error
 
-	// Modify moves the QP to Err (what was posted is flushed: it completes with
-	// WCWRFlushErr, in order) or to Reset (what was posted is forgotten).
-	// Other moves are Connect's. A move the table does not have is a
-	// [*StateError].
+	// Modify moves the QP to Init, to Err (what was posted is flushed: it
+	// completes with WCWRFlushErr, in order), or to Reset (what was posted is
+	// forgotten). Other moves are Connect's. A move that the table does not have
+	// is a [*StateError].
 	Modify(to QPState) error
 
 	// PostSend posts a batch, all or nothing. The slice and the SGE lists are

@@ -1,0 +1,111 @@
+// Package bdev is the target's storage: the [Device] interface and the devices
+// that implement it.
+package bdev
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fabrid/fabrid/shard"
+)
+
+// A Device is a block device. It may be used from any goroutine.
+type Device interface {
+	// Info returns the device's geometry and abilities, as they are now.
+	Info() Info
+
+	// Submit starts op, which is the device's until op.Done is called: exactly
+	// once, on op.Shard, within Submit by devices that never wait, posted by
+	// the others. It must be called on op.Shard and does not block. The op is
+	// within the device and in whole blocks: see [Info.Check].
+	Submit(op *Op)
+
+	// Close ends the device. It waits until every op has been done, so it must
+	// not be called on a shard; nothing may be submitted any more.
+	Close() error
+}
+
+// Info describes a device.
+type Info struct {
+	BlockSize int    // bytes of a logical block: a power of two, at least 512
+	Blocks    uint64 // logical blocks
+
+	// VolatileWriteCache: what was written is safe from a power loss only after
+	// a Flush, or if written with FUA.
+	VolatileWriteCache bool
+	// ReadOnly devices fail writes with [ErrReadOnly].
+	ReadOnly bool
+	// ZeroAfterDeallocate: deallocated blocks read as zeros.
+	ZeroAfterDeallocate bool
+	// OptimalWrite is the preferred write granularity in blocks, 0 if unknown.
+	OptimalWrite int
+}
+
+// Size returns the device's size in bytes.
+func (i Info) Size() uint64 { return i.Blocks * uint64(i.BlockSize) }
+
+// Check returns [ErrRange] unless blocks [lba, lba+n) lie within the device.
+func (i Info) Check(lba, n uint64) error {
+	if lba > i.Blocks || n > i.Blocks-lba {
+		return fmt.Errorf("bdev: blocks %d+%d of %d: %w", lba, n, i.Blocks, ErrRange)
+	}
+	return nil
+}
+
+// Errors that callers act upon.
+var (
+	ErrRange    = errors.New("out of range")
+	ErrReadOnly = errors.New("read-only device")
+	ErrCompare  = errors.New("compare mismatch")
+	ErrNoSpace  = errors.New("no space")
+	ErrClosed   = errors.New("device closed")
+)
+
+// Kind is what an op does.
+type Kind uint8
+
+// Kinds of op.
+const (
+	Read Kind = iota
+	Write
+	Flush       // everything that was done before it was submitted survives a power loss
+	WriteZeroes // blocks read as zeros from now on; Unmap allows to deallocate them
+	Deallocate  // the content may be forgotten
+	Compare
+)
+
+var kindNames = [...]string{"read", "write", "flush", "write zeroes", "deallocate", "compare"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// An Op is an operation on a device. Whoever submits it owns it again when
+// Done is called; it may be used again then.
+type Op struct {
+	Kind   Kind
+	Offset uint64 // bytes
+	Length uint64 // bytes
+	// Data is Length bytes: read into, written from, or compared with.
+	Data  [][]byte
+	FUA   bool // Write, WriteZeroes: durable when done
+	Unmap bool // WriteZeroes
+
+	Shard *shard.Shard
+	Done  func(*Op)
+	Err   error // set before Done
+
+	// Task and Next are the device's while it has the op: for coming back to
+	// the shard, and for lists.
+	Task shard.Task
+	Next *Op
+}
+
+// Finish ends op on its shard, from that shard.
+func (op *Op) Finish(err error) {
+	op.Err = err
+	op.Done(op)
+}
