@@ -1,0 +1,85 @@
+//go:build interop
+
+package interop
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	// stateDir is where lab/setup put the kernel and where guests run.
+	stateDir = envOr("FABRID_LAB", "/var/tmp/fabrid-lab")
+	// netnsName is the network namespace of the lab.
+	netnsName = envOr("FABRID_LAB_NETNS", "fabrid-lab")
+	// buildDir is for the program under test, see fabrid.
+	buildDir string
+)
+
+// fabrid builds the program under test, once, and returns its path.
+var fabrid = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(buildDir, "fabrid")
+	out, err := exec.Command("go", "build", "-o", path, "github.com/fabrid/fabrid/cmd/fabrid").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("interop: go build cmd/fabrid: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// ioTime is how long the long run of verified I/O lasts.
+func ioTime(t *testing.T) time.Duration {
+	t.Helper()
+	s, err := strconv.Atoi(envOr("FABRID_INTEROP_SECONDS", "60"))
+	if err != nil || s < 1 {
+		t.Fatalf("interop: FABRID_INTEROP_SECONDS=%q, want a positive number", os.Getenv("FABRID_INTEROP_SECONDS"))
+	}
+	return time.Duration(s) * time.Second
+}
+
+func envOr(name, value string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return value
+}
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if _, err := os.Stat(filepath.Join(stateDir, "initrd")); err != nil {
+		return 0, fmt.Errorf("interop: no lab (run test/interop/lab/setup): %w", err)
+	}
+	// There is one lab on a machine: a second run waits here for the first.
+	lock, err := os.Create(filepath.Join(stateDir, "run.lock"))
+	if err != nil {
+		return 0, fmt.Errorf("interop: %w", err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return 0, fmt.Errorf("interop: lock %s: %w", lock.Name(), err)
+	}
+	if buildDir, err = os.MkdirTemp("", "fabrid-interop"); err != nil {
+		return 0, fmt.Errorf("interop: %w", err)
+	}
+	defer os.RemoveAll(buildDir)
+	if code = m.Run(); code == 0 {
+		err = goleak.Find()
+	}
+	return code, err
+}
