@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/fabrid/fabrid/nvme"
@@ -17,6 +18,26 @@ var ErrQueueFull = errors.New("transport: queue full")
 // could not carry to its end.
 var ErrQueueDown = errors.New("transport: queue down")
 
+// A RefusedError is in the chain of Dial's error if the peer's machine answered
+// and said no.
+type RefusedError struct {
+	Remote netip.AddrPort
+	// Listening: somebody was there to refuse. Otherwise nobody listens on the
+	// port.
+	Listening bool
+	// Busy: it may work later, the peer has no resources now.
+	Busy bool
+	// Reason is the peer's, in the words of the fabric.
+	Reason string
+}
+
+func (e *RefusedError) Error() string {
+	if !e.Listening {
+		return fmt.Sprintf("connection refused: nobody listens at %v (%s)", e.Remote, e.Reason)
+	}
+	return fmt.Sprintf("connection refused by %v: %s", e.Remote, e.Reason)
+}
+
 // A Dialer connects the host's queues over one fabric.
 type Dialer interface {
 	// Dial connects a queue, as far as the fabric goes: the Connect command is
@@ -30,6 +51,10 @@ type HostQueueParam struct {
 	Local  netip.Addr // invalid: the fabric chooses
 	QID    uint16
 	Depth  int // commands outstanding, 2 to 65535: SQSIZE plus one
+
+	// Shard, if not nil, is where the queue is to live: that of the queue it
+	// takes the place of after a reconnect. Dial fails if that cannot be.
+	Shard *shard.Shard
 
 	// CNTLID is the controller's, for I/O queues.
 	CNTLID uint16
@@ -50,8 +75,10 @@ type HostQueue interface {
 	// Shard is the loop that owns the queue.
 	Shard() *shard.Shard
 
-	// Submit sends a command; r.Done follows, on the shard, unless an error is
-	// returned. It is called on the shard.
+	// Submit sends a command; r.Done follows, on the shard and after Submit has
+	// returned, unless an error is returned. It is called on the shard.
+	// [ErrQueueFull] never is while fewer than Depth requests have not been
+	// done; within Done its own request no longer counts.
 	Submit(r *HostRequest) error
 
 	// Disconnect closes the connection and frees the queue; requests that are

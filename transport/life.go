@@ -61,7 +61,7 @@ type Releaser interface {
 // LifeConfig is what a life needs.
 type LifeConfig struct {
 	Queues   *Queues
-	Delete   *workqueue.Workqueue // runs releases and nothing else
+	Delete   *workqueue.Queue // runs releases and nothing else
 	Releaser Releaser
 	Grant    *admission.Grant // returned last; nil if nothing was charged
 	// DrainTimeout and QuiesceTimeout bound the waits of a release. Zero means
@@ -166,11 +166,13 @@ func (l *Life) Refuse(cause error) {
 // runRelease is the release, on the delete workqueue. Nothing waits for it but
 // flushes of that workqueue.
 func (l *Life) runRelease() {
+	l.cfg.Releaser.Drain(time.Now().Add(l.cfg.DrainTimeout)) // 1. no packet reaches it, its WRs are flushed
+
+	// Not before the drain: a cause from outside the shard may come while the
+	// core is opening the queue, and what it opened must be destroyed.
 	l.mu.Lock()
 	q := l.queue
 	l.mu.Unlock()
-
-	l.cfg.Releaser.Drain(time.Now().Add(l.cfg.DrainTimeout)) // 1. no packet reaches it, its WRs are flushed
 	orphans := 0
 	if q != nil {
 		orphans = q.Quiesce(time.Now().Add(l.cfg.QuiesceTimeout)) // 2. what is left keeps its buffers
