@@ -2,7 +2,7 @@ package nvme
 
 import "encoding/binary"
 
-// CommandSize is the size of a submission queue entry [Base 4.1.1].
+// CommandSize is the size of a submission queue entry [Base, Submission Queue Entry].
 const CommandSize = 64
 
 // Offsets of the fields common to every command. Command dword n starts at
@@ -18,7 +18,7 @@ const (
 	offCDW10  = 40
 )
 
-// Bits of the Flags byte, command dword 0 bits 15:08 [Base 4.1.1].
+// Bits of the Flags byte, command dword 0 bits 15:08 [Base, Submission Queue Entry].
 const (
 	FlagsFUSE = 0x03 // fused operation: 00b none, 01b first, 10b second
 	FlagsPSDT = 0xC0 // PRP or SGL for Data Transfer
@@ -144,7 +144,7 @@ func (c Command) startFabrics(t FabricsType) {
 }
 
 // Abort returns the fields of an Abort command: the queue and the CID of the
-// command to abort [Base 5.1.1].
+// command to abort [Base, Abort command].
 func (c Command) Abort() (sqid, cid uint16) {
 	v := c.CDW(10)
 	return uint16(v), uint16(v >> 16)

@@ -2,7 +2,7 @@ package nvme
 
 import "encoding/binary"
 
-// CompletionSize is the size of a completion queue entry [Base 4.2].
+// CompletionSize is the size of a completion queue entry [Base, Completion Queue Entry].
 const CompletionSize = 16
 
 // Completion is a completion queue entry. The phase tag does not exist in
@@ -21,7 +21,7 @@ type Completion struct {
 }
 
 // SQHDDisabled is the SQHD of every completion on a queue with submission
-// queue flow control disabled [Base 3.3.2.5].
+// queue flow control disabled [Base, Submission Queue Flow Control].
 const SQHDDisabled = 0xFFFF
 
 // Put writes the entry to the first [CompletionSize] bytes of b. It panics if

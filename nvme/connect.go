@@ -2,7 +2,7 @@ package nvme
 
 import "encoding/binary"
 
-// ConnectDataSize is the size of the data of a Connect [Base 6.3].
+// ConnectDataSize is the size of the data of a Connect [Base, Connect Command and Response].
 const ConnectDataSize = 1024
 
 const (
@@ -38,7 +38,7 @@ const (
 	OffDataHOSTNQN = 512
 )
 
-// ConnectCommand is the fields of a Connect [Base 6.3].
+// ConnectCommand is the fields of a Connect [Base, Connect Command and Response].
 //
 //	byte  40..41   42..43   44..45   46      47        48..51
 //	    +--------+--------+--------+-------+---------+--------+
@@ -74,7 +74,7 @@ func (c Command) PutConnect(f ConnectCommand) {
 }
 
 // PutDisconnect makes c a Disconnect of the I/O queue that it is sent on
-// [Base 6.4].
+// [Base, Disconnect Command and Response].
 func (c Command) PutDisconnect() { c.startFabrics(FabricsDisconnect) }
 
 // ConnectData is the data of a Connect.

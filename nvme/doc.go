@@ -13,6 +13,8 @@
 // length and ignores reserved bytes. A number that the specification calls
 // 0's based stays 0-based in fields and accessors that bear its name.
 //
-// Sections are cited as [Base 5.2.12] for the NVM Express Base
-// Specification 2.1 and [NVM 3.2] for the NVM Command Set Specification.
+// Comments cite the specifications by the title of a section or figure, which
+// unlike its number outlives a revision: [Base, …] is the NVM Express Base
+// Specification (2.1), [NVM, …] the NVM Command Set Specification, and
+// [RDMA, …] the RDMA Transport Specification.
 package nvme

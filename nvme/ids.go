@@ -45,7 +45,7 @@ func (u UUID) String() string {
 }
 
 // NGUID is a Namespace Globally Unique Identifier: an EUI-64 based 16-byte
-// designator, most significant byte first [Base 4.7.1.4].
+// designator, most significant byte first [Base, Namespace Globally Unique Identifier].
 type NGUID [16]byte
 
 // ParseNGUID parses 32 hexadecimal digits.
@@ -64,7 +64,7 @@ func (n NGUID) IsZero() bool { return n == NGUID{} }
 func (n NGUID) String() string { return hex.EncodeToString(n[:]) }
 
 // EUI64 is an IEEE Extended Unique Identifier, most significant byte first
-// [Base 4.7.1.3].
+// [Base, IEEE Extended Unique Identifier].
 type EUI64 [8]byte
 
 // ParseEUI64 parses 16 hexadecimal digits.

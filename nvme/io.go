@@ -16,7 +16,7 @@ const (
 )
 
 // Bits of Control, the upper half of command dword 12 of Read, Write, Compare
-// and Write Zeroes [NVM 3.2].
+// and Write Zeroes [NVM, NVM Command Set Commands].
 const (
 	ControlLR     = 1 << 15 // Limited Retry
 	ControlFUA    = 1 << 14 // Force Unit Access

@@ -61,7 +61,7 @@ func raw(l layout, off int, p []byte) {
 }
 
 // ascii is an ASCII string field, left justified and padded with spaces
-// [Base 1.4.2]. Peers exist that pad with NULs, so decoding ends at one.
+// [Base, String]. Peers exist that pad with NULs, so decoding ends at one.
 func ascii(l layout, off, size int, p *string) {
 	f := l.b[off : off+size]
 	if l.put {

@@ -11,7 +11,7 @@ import (
 
 const (
 	// MaxNQN is the longest NVMe Qualified Name in bytes, without the NUL
-	// that ends it on the wire [Base 4.7].
+	// that ends it on the wire [Base, NVMe Qualified Names].
 	MaxNQN = 223
 
 	// NQNFieldSize is the size of a field that holds an NQN.
@@ -28,7 +28,7 @@ const (
 // name.
 func UUIDNQN(u UUID) string { return uuidNQN + u.String() }
 
-// CheckNQN checks s against the forms of an NQN [Base 4.7]:
+// CheckNQN checks s against the forms of an NQN [Base, NVMe Qualified Names]:
 //
 //	nqn.yyyy-mm.reverse.domain:string
 //	nqn.yyyy-mm.reverse.domain            (such as DiscoveryNQN)

@@ -1,7 +1,7 @@
 package nvme
 
-// AdminOpcode is an opcode in the admin queue [Base 5, figure "Opcodes for
-// Admin Commands"].
+// AdminOpcode is an opcode in the admin queue [Base, Opcodes for Admin
+// Commands].
 type AdminOpcode uint8
 
 // Admin opcodes.
@@ -74,8 +74,8 @@ var adminOpcodes = []string{
 // String returns the specification's name.
 func (o AdminOpcode) String() string { return name(adminOpcodes, uint8(o), "admin opcode") }
 
-// IOOpcode is an opcode in an I/O queue: of the NVM Command Set [NVM 3.2],
-// those common to all command sets [Base 7], and of zoned namespaces.
+// IOOpcode is an opcode in an I/O queue: of the NVM Command Set [NVM, Opcodes for NVM Commands],
+// those common to all command sets [Base, I/O Commands], and of zoned namespaces.
 type IOOpcode uint8
 
 // I/O opcodes.
@@ -128,7 +128,7 @@ var ioOpcodes = []string{
 // String returns the specification's name.
 func (o IOOpcode) String() string { return name(ioOpcodes, uint8(o), "I/O opcode") }
 
-// FabricsType is a Fabrics Command Type (FCTYPE) [Base 6].
+// FabricsType is a Fabrics Command Type (FCTYPE) [Base, Fabrics Commands].
 type FabricsType uint8
 
 // Fabrics command types.

@@ -6,7 +6,7 @@ import (
 )
 
 // Property is the offset of a controller property, the argument of Property
-// Get and Set [Base 3.1.4].
+// Get and Set [Base, Controller Properties].
 type Property uint32
 
 // Properties.
@@ -67,7 +67,7 @@ const (
 )
 
 // PropertyCommand is the fields of Property Get and Property Set
-// [Base 6.4, 6.5].
+// [Base, Property Get Command; Property Set Command].
 //
 //	byte  40       41..43     44..47   48..55
 //	    +--------+----------+--------+----------------+
@@ -139,7 +139,7 @@ func flag(on bool) uint64 {
 	return 0
 }
 
-// CAP is the Controller Capabilities property [Base 3.1.4.1]. Build one from
+// CAP is the Controller Capabilities property [Base, Offset 0h: CAP]. Build one from
 // CAP(0) with the With methods, which keep as many bits as the field has.
 type CAP uint64
 
@@ -214,7 +214,7 @@ func (c CAP) WithCRWMS(on bool) CAP { return withBits(c, 59, 1, flag(on)) }
 // WithCRIMS sets CRIMS.
 func (c CAP) WithCRIMS(on bool) CAP { return withBits(c, 60, 1, flag(on)) }
 
-// VS is the Version property, and VER of Identify Controller [Base 3.1.4.2].
+// VS is the Version property, and VER of Identify Controller [Base, Offset 8h: VS].
 type VS uint32
 
 // Versions of the Base Specification.
@@ -244,7 +244,7 @@ func (v VS) String() string {
 	return fmt.Sprintf("%d.%d.%d", v.Major(), v.Minor(), v.Tertiary())
 }
 
-// CC is the Controller Configuration property [Base 3.1.4.5].
+// CC is the Controller Configuration property [Base, Offset 14h: CC].
 type CC uint32
 
 // CC.CSS values.
@@ -316,7 +316,7 @@ func (c CC) WithIOCQES(n uint8) CC { return withBits(c, 20, 4, uint64(n)) }
 // WithCRIME sets CRIME.
 func (c CC) WithCRIME(on bool) CC { return withBits(c, 24, 1, flag(on)) }
 
-// CSTS is the Controller Status property [Base 3.1.4.6].
+// CSTS is the Controller Status property [Base, Offset 1Ch: CSTS].
 type CSTS uint32
 
 // CSTSDead is what a controller that is gone reads as.
@@ -360,7 +360,7 @@ func (c CSTS) WithNSSRO(on bool) CSTS { return withBits(c, 4, 1, flag(on)) }
 func (c CSTS) WithPP(on bool) CSTS { return withBits(c, 5, 1, flag(on)) }
 
 // CRTO is the Controller Ready Timeouts property, in units of 500 ms
-// [Base 3.1.4.22]. It exists if CAP says CRWMS or CRIMS.
+// [Base, Offset 68h: CRTO]. It exists if CAP says CRWMS or CRIMS.
 type CRTO uint32
 
 // MakeCRTO returns the property from its halves.

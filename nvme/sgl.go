@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// SGLSize is the size of an SGL descriptor [Base 4.3.2].
+// SGLSize is the size of an SGL descriptor [Base, Scatter Gather List].
 const SGLSize = 16
 
 // SGL Identifier bytes: descriptor type in bits 7:4, subtype in bits 3:0.

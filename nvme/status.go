@@ -7,7 +7,7 @@ import (
 
 // Status is the status of a completion without the phase tag: the upper 15
 // bits of the halfword at bytes 14 and 15, shifted right by one
-// [Base 4.2.3]. As an error, [errors.Is] compares the code and its type
+// [Base, Status Field Definition]. As an error, [errors.Is] compares the code and its type
 // alone; == compares CRD, More and DNR too.
 //
 //	bit  14    13   12..11  10..8   7..0

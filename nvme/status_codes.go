@@ -1,7 +1,7 @@
 package nvme
 
-// Generic command status, type 0 [Base 4.2.3.1], with those of the NVM
-// Command Set from 0x80 on.
+// Generic command status, type 0 [Base, Generic Command Status Definition],
+// with those of the NVM Command Set from 0x80 on.
 //
 // InvalidIOCommandSetGeneric is the code without the type: Linux defines it so
 // where the specification has [InvalidIOCommandSet].
@@ -50,7 +50,7 @@ const (
 	FormatInProgress               Status = 0x084
 )
 
-// Command specific status, type 1 [Base 4.2.3.2].
+// Command specific status, type 1 [Base, Command Specific Status Definition].
 const (
 	CompletionQueueInvalid          Status = 0x100
 	InvalidQueueIdentifier          Status = 0x101
@@ -87,7 +87,7 @@ const (
 	AuthenticationRequired          Status = 0x191
 )
 
-// Command specific status of the Fabrics commands [Base 4.2.3.2].
+// Command specific status of the Fabrics commands [Base, Command Specific Status Definition].
 // The NVM Command Set uses some of the values otherwise.
 const (
 	ConnectIncompatibleFormat Status = 0x180
@@ -97,7 +97,7 @@ const (
 	ConnectInvalidHost        Status = 0x184
 )
 
-// Command specific status of the NVM Command Set [NVM 3.1.2] and of zoned
+// Command specific status of the NVM Command Set [NVM, Status Codes] and of zoned
 // namespaces.
 const (
 	ConflictingAttributes        Status = 0x180
@@ -114,7 +114,7 @@ const (
 	InvalidZoneStateTransition   Status = 0x1BF
 )
 
-// Media and data integrity errors, type 2 [Base 4.2.3.3].
+// Media and data integrity errors, type 2 [Base, Media and Data Integrity Errors Definition].
 const (
 	WriteFault               Status = 0x280
 	UnrecoveredReadError     Status = 0x281
@@ -127,7 +127,7 @@ const (
 	StorageTagCheckError     Status = 0x288
 )
 
-// Path related status, type 3 [Base 4.2.3.4].
+// Path related status, type 3 [Base, Path Related Status Definition].
 const (
 	InternalPathError      Status = 0x300
 	ANAPersistentLoss      Status = 0x301
