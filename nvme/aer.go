@@ -34,13 +34,12 @@ const (
 
 // Asynchronous event information of type [AsyncNotice].
 const (
-	AsyncNoticeNamespaceChanged    = 0x00 // Attached Namespace Attribute Changed
-	AsyncNoticeFirmwareStarting    = 0x01 // Firmware Activation Starting
-	AsyncNoticeTelemetryChanged    = 0x02
-	AsyncNoticeANAChange           = 0x03 // Asymmetric Namespace Access Change
-	AsyncNoticeNormalShutdown      = 0x06
-	AsyncNoticeDiscoveryChange     = 0xF0 // Discovery Log Page Change
-	AsyncNoticeHostDiscoveryChange = 0xF1
+	AsyncNoticeNamespaceChanged = 0x00 // Attached Namespace Attribute Changed
+	AsyncNoticeFirmwareStarting = 0x01 // Firmware Activation Starting
+	AsyncNoticeTelemetryChanged = 0x02
+	AsyncNoticeANAChange        = 0x03 // Asymmetric Namespace Access Change
+	AsyncNoticeEnduranceGroup   = 0x06 // Endurance Group Event Aggregate Log Page Change
+	AsyncNoticeDiscoveryChange  = 0xF0 // Discovery Log Page Change
 )
 
 // AsyncEvent is dword 0 of the completion of an Asynchronous Event Request

@@ -74,6 +74,11 @@ const (
 	FCATTStaticControllers = 1 << 0 // 0: dynamic controller model
 )
 
+// OFCS bits of [IdentifyController].
+const (
+	OFCSDisconnect = 1 << 0 // the Disconnect command is supported
+)
+
 // ANACAP bits of [IdentifyController].
 const (
 	ANACAPOptimized      = 1 << 0 // ANA Optimized state is reported

@@ -90,11 +90,12 @@ const (
 // Command specific status of the Fabrics commands [Base, Command Specific Status Definition].
 // The NVM Command Set uses some of the values otherwise.
 const (
-	ConnectIncompatibleFormat Status = 0x180
-	ConnectControllerBusy     Status = 0x181
-	ConnectInvalidParameters  Status = 0x182
-	ConnectRestartDiscovery   Status = 0x183
-	ConnectInvalidHost        Status = 0x184
+	ConnectIncompatibleFormat  Status = 0x180
+	ConnectControllerBusy      Status = 0x181
+	ConnectInvalidParameters   Status = 0x182
+	ConnectRestartDiscovery    Status = 0x183
+	ConnectInvalidHost         Status = 0x184
+	DisconnectInvalidQueueType Status = 0x185
 )
 
 // Command specific status of the NVM Command Set [NVM, Status Codes] and of zoned
@@ -104,6 +105,7 @@ const (
 	InvalidProtectionInformation Status = 0x181
 	WriteToReadOnlyRange         Status = 0x182
 	CommandSizeLimitExceeded     Status = 0x183
+	IncompatibleNamespace        Status = 0x185
 	ZoneBoundaryError            Status = 0x1B8
 	ZoneIsFull                   Status = 0x1B9
 	ZoneIsReadOnly               Status = 0x1BA
@@ -235,11 +237,12 @@ var statusNames = map[Status]string{
 
 // fabricsStatusNames has what Fabrics commands mean.
 var fabricsStatusNames = map[Status]string{
-	ConnectIncompatibleFormat: "connect incompatible format",
-	ConnectControllerBusy:     "connect controller busy",
-	ConnectInvalidParameters:  "connect invalid parameters",
-	ConnectRestartDiscovery:   "connect restart discovery",
-	ConnectInvalidHost:        "connect invalid host",
+	ConnectIncompatibleFormat:  "connect incompatible format",
+	ConnectControllerBusy:      "connect controller busy",
+	ConnectInvalidParameters:   "connect invalid parameters",
+	ConnectRestartDiscovery:    "connect restart discovery",
+	ConnectInvalidHost:         "connect invalid host",
+	DisconnectInvalidQueueType: "invalid queue type",
 }
 
 // nvmStatusNames has what commands of the NVM and Zoned Namespace Command
@@ -249,6 +252,7 @@ var nvmStatusNames = map[Status]string{
 	InvalidProtectionInformation: "invalid protection information",
 	WriteToReadOnlyRange:         "attempted write to read only range",
 	CommandSizeLimitExceeded:     "command size limit exceeded",
+	IncompatibleNamespace:        "incompatible namespace or format",
 	ZoneBoundaryError:            "zoned boundary error",
 	ZoneIsFull:                   "zone is full",
 	ZoneIsReadOnly:               "zone is read only",
