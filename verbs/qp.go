@@ -6,6 +6,10 @@ import "errors"
 // was posted.
 var ErrQueueFull = errors.New("verbs: queue full")
 
+// ErrTooManySGE is returned by posts of a work request with more elements than
+// the queue was made for. Nothing of the batch was posted.
+var ErrTooManySGE = errors.New("verbs: too many scatter/gather elements")
+
 // QPInitAttr describes a queue pair to be.
 type QPInitAttr struct {
 	SendCQ, RecvCQ CQ

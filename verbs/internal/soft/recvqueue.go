@@ -1,0 +1,66 @@
+package soft
+
+import "github.com/fabrid/fabrid/verbs"
+
+// A Recv is a receive that was posted.
+type Recv struct {
+	WRID uint64
+	SG   []verbs.SGE // into the queue's own array
+	Len  int         // bytes that SG names
+}
+
+// A RecvQueue is a ring of receives: a queue pair's own, or a shared one. It
+// belongs to one loop.
+type RecvQueue struct {
+	ring       []Recv
+	sges       []verbs.SGE // maxSGE for each entry of ring
+	maxSGE     int
+	head, tail uint64 // count what was taken and posted
+}
+
+// NewRecvQueue returns a queue for size receives of at most maxSGE elements.
+func NewRecvQueue(size, maxSGE int) *RecvQueue {
+	return &RecvQueue{ring: make([]Recv, size), sges: make([]verbs.SGE, size*maxSGE), maxSGE: maxSGE}
+}
+
+// Len returns how many receives are posted.
+func (q *RecvQueue) Len() int { return int(q.tail - q.head) }
+
+// Room reports whether wrs can be posted.
+func (q *RecvQueue) Room(wrs []verbs.RecvWR) error {
+	if len(wrs) > len(q.ring)-q.Len() {
+		return verbs.ErrQueueFull
+	}
+	for i := range wrs {
+		if len(wrs[i].SG) > q.maxSGE {
+			return verbs.ErrTooManySGE
+		}
+	}
+	return nil
+}
+
+// Post appends receives for which there is room.
+func (q *RecvQueue) Post(wrs []verbs.RecvWR) {
+	for i := range wrs {
+		slot := int(q.tail % uint64(len(q.ring)))
+		sg := q.sges[slot*q.maxSGE:][:len(wrs[i].SG):q.maxSGE]
+		n := 0
+		for j, s := range wrs[i].SG {
+			sg[j] = s
+			n += len(s.Buf)
+		}
+		q.ring[slot] = Recv{wrs[i].WRID, sg, n}
+		q.tail++
+	}
+}
+
+// Take removes the first receive. Its SG is good until as many more have been
+// posted as the queue holds, so a taker that keeps it copies it.
+func (q *RecvQueue) Take() (Recv, bool) {
+	if q.head == q.tail {
+		return Recv{}, false
+	}
+	r := q.ring[q.head%uint64(len(q.ring))]
+	q.head++
+	return r, true
+}
