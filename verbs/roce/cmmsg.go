@@ -35,7 +35,7 @@ func (a cmAttr) String() string {
 	case cmAttrDREP:
 		return "DREP"
 	}
-	return fmt.Sprintf("attribute %#04x", uint16(a))
+	return fmt.Sprintf("attribute %#x", uint16(a))
 }
 
 // Sizes of the private data, in bytes. A message has all of it, always: what a

@@ -176,3 +176,113 @@ func TestCRCPowers(t *testing.T) {
 		}
 	}
 }
+
+// TestICRCSolve draws packets of all lengths and Identifications and asks for
+// them back.
+func TestICRCSolve(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, 65507)
+	for i := range b {
+		b[i] = byte(rnd.Uint32())
+	}
+	src, dst := [4]byte{10, 1, 2, 3}, [4]byte{10, 9, 8, 7}
+	// The lengths around where the table of powers ends, and any other.
+	lengths := []int{16, 17, 18, 19, 20, 1040, 4112, 4136, 4*crcWords - 4 - icrcIdentEnd, 4*crcWords - icrcIdentEnd, 65504, 65507}
+	for range 500 {
+		lengths = append(lengths, 16+rnd.IntN(len(b)-15))
+	}
+	for _, n := range lengths {
+		ident, sport := uint16(rnd.Uint32()), uint16(rnd.Uint32())
+		b := b[:n]
+		body := b[:n-icrcLen]
+		good := icrcV4(src, dst, sport, udpPort, ident, body)
+		if got := icrcV4(src, dst, sport, udpPort, 0, body) ^ icrcFixID(n, ident); got != good {
+			t.Fatalf("%d bytes, Identification %#04x: corrected ICRC %08x, want %08x", n, ident, got, good)
+		}
+		putICRC(b[n-icrcLen:], good)
+		for _, hint := range []uint16{0, ident, uint16(rnd.Uint32())} {
+			got, df, ok := verifyV4(src, dst, sport, udpPort, hint, b)
+			if got != ident || !df || !ok {
+				t.Fatalf("%d bytes, hint %#04x: %#04x, DF %v, %v, want %#04x", n, hint, got, df, ok, ident)
+			}
+		}
+		// Without DF: by the slow way, as nothing here sends that.
+		ip := append([]byte{0x45, 0}, binary.BigEndian.AppendUint16(nil, uint16(n+ipv4Len+udpLen))...)
+		ip = binary.BigEndian.AppendUint16(ip, ident)
+		ip = append(ip, 0, 0, 64, 17, 0, 0)
+		ip = append(append(ip, src[:]...), dst[:]...)
+		ip = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(ip, sport), udpPort)
+		ip = append(binary.BigEndian.AppendUint16(ip, uint16(n+udpLen)), 0, 0)
+		putICRC(b[n-icrcLen:], slowICRC(append(ip, body...)))
+		if got, df, ok := verifyV4(src, dst, sport, udpPort, 0, b); got != ident || df || !ok {
+			t.Fatalf("%d bytes without DF: %#04x, DF %v, %v, want %#04x", n, got, df, ok, ident)
+		}
+	}
+}
+
+// TestICRCDamage flips every bit that the ICRC covers. All single flips are
+// found; any damage has a chance of 1 in 2¹⁵ over IPv4 if the Identification
+// is not known.
+func TestICRCDamage(t *testing.T) {
+	for _, name := range []string{"v4-send-only.hex", "v4-ack.hex", "v6-send-only.hex"} {
+		d := splitIP(t, readHex(t, name))
+		path := newICRCPath(d.src, d.dst)
+		for bit := range 8 * len(d.payload) {
+			if bit/8 == bthOffFlags {
+				continue
+			}
+			d.payload[bit/8] ^= 1 << (bit % 8)
+			if ident, _, ok := path.verify(d.payload, d.ident); ok {
+				t.Errorf("%s with bit %d flipped: taken for good, Identification %#04x", name, bit, ident)
+			}
+			d.payload[bit/8] ^= 1 << (bit % 8)
+		}
+		for n := range len(d.payload) {
+			if n < bthLen+icrcLen {
+				if _, _, ok := path.verify(d.payload[:n], d.ident); ok {
+					t.Errorf("%s cut to %d bytes: taken for good", name, n)
+				}
+			}
+		}
+		for what, p := range map[string]icrcPath{
+			"source address":      newICRCPath(netip.AddrPortFrom(d.src.Addr().Next(), d.src.Port()), d.dst),
+			"destination address": newICRCPath(d.src, netip.AddrPortFrom(d.dst.Addr().Next(), d.dst.Port())),
+			"source port":         newICRCPath(netip.AddrPortFrom(d.src.Addr(), d.src.Port()+1), d.dst),
+			"destination port":    newICRCPath(d.src, netip.AddrPortFrom(d.dst.Addr(), d.dst.Port()+1)),
+		} {
+			if _, _, ok := p.verify(d.payload, d.ident); ok {
+				t.Errorf("%s with another %s: taken for good", name, what)
+			}
+		}
+	}
+}
+
+// How often random damage passes when the Identification has to be solved for:
+// the price of a socket that does not show it.
+func TestICRCFalseAccepts(t *testing.T) {
+	d := splitIP(t, readHex(t, "v4-send-only.hex"))
+	path := newICRCPath(d.src, d.dst)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	icrc := d.payload[len(d.payload)-icrcLen:]
+	const tries, want = 1 << 21, 1 << 6 // 2²¹ · 2⁻¹⁵
+	accepted := 0
+	for range tries {
+		putICRC(icrc, rnd.Uint32())
+		if _, _, ok := path.verify(d.payload, d.ident); ok {
+			accepted++
+		}
+	}
+	if accepted < want/2 || accepted > want*2 {
+		t.Errorf("%d of %d accepted, want about %d", accepted, tries, want)
+	}
+}
+
+func TestICRCPathOfMappedAddresses(t *testing.T) {
+	mapped := func(s string) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr("::ffff:"+s), udpPort)
+	}
+	got := newICRCPath(mapped("10.0.0.1"), mapped("10.0.0.2"))
+	if want := icrcPathV4([4]byte{10, 0, 0, 1}, [4]byte{10, 0, 0, 2}, udpPort, udpPort); got != want {
+		t.Errorf("path %+v, want %+v", got, want)
+	}
+}
