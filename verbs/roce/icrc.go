@@ -104,9 +104,16 @@ func icrcPorts(sport, dport uint16) uint64 {
 // first, at least bthLen bytes. ident is the IPv4 Identification and without
 // meaning on IPv6.
 func (p icrcPath) sum(b []byte, ident uint16) uint32 {
+	return ^p.begin(b, len(b)+icrcLen, ident)
+}
+
+// begin returns the register after head, the first bytes of a packet from BTH
+// on and at least bthLen of them, whose UDP payload is size bytes in all. What
+// follows up to the ICRC is fed by crcBytes; the complement is the ICRC.
+func (p icrcPath) begin(head []byte, size int, ident uint16) uint32 {
 	t := &icrcTables
 	r := p.state
-	if n := len(b) + icrcLen + udpLen; p.v6 {
+	if n := size + udpLen; p.v6 {
 		r ^= t.lengthHi6[uint8(n>>8)] ^ t.lengthLo6[uint8(n)]
 	} else {
 		r ^= t.lengthHi[uint8(n>>8)] ^ t.lengthLo[uint8(n)]
@@ -115,8 +122,8 @@ func (p icrcPath) sum(b []byte, ident uint16) uint32 {
 		r ^= t.identHi[ident>>8] ^ t.identLo[uint8(ident)]
 	}
 	const masked = 0xff << (8 * bthOffFlags)
-	r = crc64Bits(r, binary.LittleEndian.Uint64(b)|masked)
-	return ^crcBytes(r, b[8:])
+	r = crc64Bits(r, binary.LittleEndian.Uint64(head)|masked)
+	return crcBytes(r, head[8:])
 }
 
 // verify reports whether the ICRC of a packet is right and, of an IPv4 packet,

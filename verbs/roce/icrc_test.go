@@ -220,6 +220,24 @@ func TestICRCSolve(t *testing.T) {
 	}
 }
 
+// A packet that lies in pieces has the ICRC of the whole.
+func TestICRCInPieces(t *testing.T) {
+	path := newICRCPath(netip.MustParseAddrPort("10.0.0.1:50000"), netip.MustParseAddrPort("10.0.0.2:4791"))
+	for _, n := range []int{0, 1, 3, 4, 63, 64, 65, 1024, 1027, 4096} {
+		p := samplePacket(opWriteFirst, n)
+		b := appendPacket(nil, &p)
+		b = b[:len(b)-icrcLen]
+		head := int(opcodes[p.opcode].headerLen)
+		for _, cut := range []int{head, head + n/2, head + n, len(b)} {
+			r := path.begin(b[:head], len(b)+icrcLen, 7)
+			r = crcBytes(crcBytes(r, b[head:cut]), b[cut:])
+			if want := path.sum(b, 7); ^r != want {
+				t.Errorf("%d bytes cut at %d: ICRC %08x, want %08x", len(b), cut, ^r, want)
+			}
+		}
+	}
+}
+
 // TestICRCDamage flips every bit that the ICRC covers. All single flips are
 // found; any damage has a chance of 1 in 2¹⁵ over IPv4 if the Identification
 // is not known.
