@@ -150,7 +150,7 @@ func (a *ANALog) Parse(b []byte) error {
 		for j := range g.NSIDs {
 			g.NSIDs[j] = binary.LittleEndian.Uint32(rest[4*j:])
 		}
-		rest = rest[4*nsids:]
+		rest = rest[4*len(g.NSIDs):]
 		a.Groups = append(a.Groups, g)
 	}
 	return nil
