@@ -22,9 +22,9 @@ func ExampleValidator_Run() {
 
 		a := b.accounts[0]
 		a.mu.Lock()
+		defer a.mu.Unlock()
 		b.mu.Lock() // bank after account: the other way round
-		b.mu.Unlock()
-		a.mu.Unlock()
+		defer b.mu.Unlock()
 	})
 	// Output:
 	// possible circular locking dependency detected

@@ -76,7 +76,7 @@ func TestHandOverBetweenGoroutines(t *testing.T) {
 	mu.HandOver()
 	close(passed)
 	mu.Lock() // waits for the other's Unlock
-	mu.Unlock()
+	defer mu.Unlock()
 }
 
 // Waits are durably blocking, so time in a bubble passes.

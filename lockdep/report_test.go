@@ -195,8 +195,7 @@ func TestTryLock(t *testing.T) {
 		if !ctrl2.TryLock() { // two of a class, without waiting
 			t.Error("TryLock of a second free mutex: false")
 		}
-		bdev.Lock() // after ctrl and, though ctrl was only tried, after queue
-		bdev.Unlock()
+		inOrder(&bdev)() // after ctrl and, though ctrl was only tried, after queue
 		ctrl2.Unlock()
 		ctrl.Unlock()
 		queue.Unlock()
@@ -214,8 +213,7 @@ func TestTryLock(t *testing.T) {
 		if !bdev.TryLock() {
 			t.Error("TryLock of a free lock: false")
 		}
-		ctrl.Lock()
-		ctrl.Unlock()
+		inOrder(&ctrl)()
 		bdev.Unlock()
 		if got, want := w.take(), []string{circular(ctrlName, bdevName)}; !slices.Equal(got, want) {
 			t.Errorf("lock after a tried one: reports %q, want %q", got, want)
@@ -302,8 +300,7 @@ func TestHandOver(t *testing.T) {
 			ctrl.TakeOver() // does not wait: queue is not before ctrl
 			ctrl.AssertHeld()
 			queue.Unlock()
-			queue.Lock() // ctrl, at its level, is before queue
-			queue.Unlock()
+			inOrder(&queue)() // ctrl, at its level, is before queue
 			ctrl.Unlock()
 		})
 		ctrl.HandOver()

@@ -77,7 +77,7 @@ func (t *delay) end() {
 	q, w := t.queue, t.work
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if w.owner.Load() != q || w.delay != t || !w.armed || q.destroyed {
+	if w.owner.Load() != q || w.delay != t || q.destroyed { // else w is armed
 		return
 	}
 	w.armed = false

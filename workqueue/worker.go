@@ -66,10 +66,12 @@ func (q *Queue) work(k *worker) {
 	returned = true
 }
 
+// removeWorkerLocked takes k out. Should the wake-up that brought it here have
+// been for a work, that is not lost: surplus begins with a broadcast, so that
+// whoever stays is running something, or has yet to look.
 func (q *Queue) removeWorkerLocked(k *worker) {
 	i := slices.Index(q.workers, k)
 	q.workers = slices.Delete(q.workers, i, i+1)
-	q.more.Signal() // the wake-up that brought it here may have been for work
 }
 
 // replace puts a new worker in the place of k, whose goroutine was ended by the

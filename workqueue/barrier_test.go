@@ -1,0 +1,116 @@
+package workqueue_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fabrid/fabrid/workqueue"
+)
+
+func TestBarrier(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 2})
+		start := time.Now()
+		var j journal
+		at := func(what string) { j.add(fmt.Sprint(what, " at ", time.Since(start))) }
+		nap := func(name string, d time.Duration) *workqueue.Work {
+			return newWork(name, func() { time.Sleep(d); at(name) })
+		}
+		barrier := func(name string) *workqueue.Barrier {
+			b := new(workqueue.Barrier)
+			b.Init(name, func() { at(name) })
+			return b
+		}
+		empty, first, second, canceled := barrier("empty"), barrier("first"), barrier("second"), barrier("canceled")
+
+		q.FlushAsync(empty) // nothing to wait for
+		synctest.Wait()
+		j.check(t, "empty at 0s")
+
+		q.Queue(nap("1s", time.Second))
+		q.Queue(nap("3s", 3*time.Second))
+		if !q.FlushAsync(first) || q.FlushAsync(first) {
+			t.Error("FlushAsync twice: want true, then false")
+		}
+		q.FlushAsync(canceled)
+		after := nap("after", time.Hour)
+		q.Queue(after) // not waited for by first
+		q.FlushAsync(second)
+		if !canceled.Cancel() || canceled.Cancel() {
+			t.Error("cancel twice: want true, then false")
+		}
+		time.Sleep(4 * time.Second)
+		j.check(t, "1s at 1s", "3s at 3s", "first at 3s")
+		if first.Cancel() {
+			t.Error("cancel of a barrier that was called: true")
+		}
+		if !q.FlushAsync(first) { // may be used again
+			t.Error("FlushAsync again: false")
+		}
+		q.Drain()
+		j.check(t, "after at 1h0m1s", "second at 1h0m1s", "first at 1h0m1s")
+	})
+}
+
+func TestBarrierCornerCases(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})
+		var j journal
+		var b, inner workqueue.Barrier
+		b.Init("b", func() { j.add("b") })
+		inner.Init("inner", func() { j.add("inner"); q.Queue(j.napping("follows", 0)) })
+		unrelated := newWork("unrelated", func() {})
+		q.QueueAfter(unrelated, time.Hour) // delayed: no barrier waits for it
+		defer unrelated.CancelSync()
+		w := newWork("w", func() {
+			q.FlushAsync(&inner)
+			time.Sleep(time.Second)
+			j.add("w")
+		})
+		pending := newWork("pending", func() {})
+		q.Queue(w)
+		q.Queue(pending)
+		q.FlushAsync(&b)
+		synctest.Wait()
+		if err := q.SetMaxActive(2); err != nil { // somebody is free to call back
+			t.Fatal(err)
+		}
+		q.Drain()
+		j.mu.Lock()
+		if j.lines[0] != "w" {
+			t.Errorf("journal: %q, want w first", j.lines)
+		}
+		slices.Sort(j.lines)
+		j.mu.Unlock()
+		j.check(t, "b", "follows begins", "follows ends", "inner", "w")
+
+		q.Queue(newWork("long", func() { time.Sleep(time.Hour) }))
+		q.Queue(newWork("longer", func() { time.Sleep(2 * time.Hour) }))
+		q.Queue(pending)
+		q.FlushAsync(&b)
+		b.Cancel()
+		pending.Cancel()
+		q.Drain()
+		j.check(t)
+	})
+}
+
+func TestBarrierCanceledWhileDraining(t *testing.T) {
+	q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})
+	for range 500 {
+		var b workqueue.Barrier
+		called := false
+		b.Init("b", func() { called = true })
+		q.FlushAsync(&b)
+		drained := make(chan struct{})
+		go func() { defer close(drained); q.Drain() }()
+		canceled := b.Cancel()
+		<-drained
+		if called == canceled {
+			t.Fatalf("called %t, cancelled %t", called, canceled)
+		}
+	}
+}
