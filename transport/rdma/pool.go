@@ -70,8 +70,9 @@ type pool struct {
 	empty   []*slab // slabs of no class, nothing taken
 	partial [numClasses]*slab
 
-	waiting requestList
-	serve   shard.Flusher
+	waiting  requestList
+	serve    shard.Flusher
+	returned func() // buffers have come home
 
 	inUse atomic.Int64 // chunks that are out
 	bytes atomic.Int64 // memory taken from the system
@@ -79,7 +80,7 @@ type pool struct {
 }
 
 func newPool(s *shard.Shard, pd verbs.PD, limit int64) *pool {
-	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize)}
+	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize), returned: func() {}}
 	p.lkey, p.dma = pd.LocalDMALKey()
 	p.serve.Fn = p.serveWaiting
 	return p
@@ -127,6 +128,7 @@ func (p *pool) free(chunks []chunk) {
 	if p.waiting.head != nil {
 		p.shard.Flush(&p.serve)
 	}
+	p.returned()
 }
 
 func (p *pool) put(c chunk) {
@@ -137,13 +139,22 @@ func (p *pool) put(c chunk) {
 	s.free = append(s.free, c.index)
 	if !s.listed {
 		p.list(s)
+		// Now the one that was kept, if it was, is no longer the only one.
+		if n := s.next; n != nil && len(n.free) == n.total() {
+			p.retire(n)
+		}
 	}
-	// The last slab of a class stays what it is: cutting it anew for every
-	// request would cost more than the request.
+	// The only slab of a class that has free chunks stays what it is, even if
+	// nothing of it is taken: cutting it anew for every request would cost more
+	// than the request. newSlab takes it if another class needs it.
 	if len(s.free) == s.total() && (s.prev != nil || s.next != nil) {
-		p.unlist(s)
-		p.empty = append(p.empty, s)
+		p.retire(s)
 	}
+}
+
+func (p *pool) retire(s *slab) {
+	p.unlist(s)
+	p.empty = append(p.empty, s)
 }
 
 // newSlab finds a slab for a class: an empty one, a new one, or one that
@@ -253,8 +264,8 @@ func (p *pool) serveWaiting() {
 }
 
 // close gives the memory back to the system. It is called once nothing runs on
-// the shard that uses the pool, and not on a shard. Memory of chunks that are
-// still out stays mapped.
+// the shard that uses the pool, and not on a shard. While chunks are out it is
+// an error and does nothing.
 func (p *pool) close() error {
 	if n := p.inUse.Load(); n != 0 {
 		return fmt.Errorf("rdma: close pool of shard %s: %d buffers in use", p.shard.Name(), n)

@@ -1,0 +1,463 @@
+package rdma
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fabrid/fabrid/lockdep"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/verbs"
+)
+
+// queueMu guards what comes to a queue from outside its shard. Nothing is
+// locked under it.
+type queueMu struct{}
+
+// queueDrained is the class of the wait for a queue's work requests.
+type queueDrained struct{}
+
+// maxSGE bounds the elements of a work request: more make it larger than what
+// they save.
+const maxSGE = 16
+
+// requestFootprint is what a request costs beside its capsule, roughly: itself,
+// its response, and its work requests in the provider's rings.
+const requestFootprint = 1536
+
+var (
+	errNotEstablished = errors.New("rdma: connection not established in time")
+	errNoConnect      = errors.New("rdma: no successful Connect command in time")
+	errFlushed        = errors.New("rdma: work requests flushed")
+)
+
+// A queue is the fabric of one queue of a target: [transport.Fabric] for the
+// core, [transport.Releaser] for its life.
+//
+// Everything but the fields above create belongs to the queue's shard, from
+// the run of createTask on. What happens elsewhere, such as an event of the
+// connection manager, is posted. A queue goes down in one place, fail, on its
+// shard, and is released by its life.
+type queue struct {
+	l     *Listener
+	v     *vector
+	id    *rdmacm.ID
+	offer           // checked
+	life  transport.Life
+
+	mu     lockdep.Mutex[queueMu]
+	cause  error         // guarded by mu: why it has to go down, from outside
+	leave  error         // guarded by mu: why it is asked to leave
+	gone   chan struct{} // closed when cause is set
+	create shard.Task    // and the other tasks: each is posted for one purpose
+
+	established shard.Task
+	lost        shard.Task
+	asked       shard.Task
+	drain       shard.Task
+	drained     lockdep.Completion[queueDrained]
+
+	core    transport.Queue
+	cq      verbs.CQ
+	qp      verbs.QP
+	mem     memory
+	reqs    []request
+	free    requestList
+	failed  requestList
+	rx      receiver
+	tx      sender
+	flusher shard.Flusher
+
+	accepted  bool // the host has, or will get, our REP
+	live      bool // established: capsules go to the core
+	connected bool // a Connect command has succeeded
+	leaving   bool // Disconnect: takes nothing new, sends what it has
+	down      bool // Down was called, or would have been
+	leaveWhy  error
+
+	stageTimer shard.Timer // until established, then until connected
+	flushTimer shard.Timer // bounds leaving, and the wait for the cause of a flush
+}
+
+func newQueue(l *Listener, id *rdmacm.ID, o offer) *queue {
+	q := &queue{l: l, v: l.vectors[id.Vector()], id: id, offer: o, gone: make(chan struct{})}
+	q.create.Fn = q.runCreate
+	q.established.Fn = q.runEstablished
+	q.lost.Fn = q.runLost
+	q.asked.Fn = q.runAsked
+	q.drain.Fn = q.runDrain
+	q.flusher.Fn = q.flush
+	q.stageTimer.Fn = q.stageOver
+	q.flushTimer.Fn = q.flushOver
+	return q
+}
+
+// event takes an event of the connection, in the connection manager's handler.
+func (q *queue) event(ev *rdmacm.Event) {
+	switch ev.Type {
+	case rdmacm.Established:
+		q.v.shard.Post(&q.established)
+	case rdmacm.TimewaitExit: // Disconnected was before
+	default:
+		q.lose(eventError(ev))
+	}
+}
+
+// lose has the queue go down. It may be called from any goroutine.
+func (q *queue) lose(cause error) {
+	q.mu.Lock()
+	first := q.cause == nil
+	if first {
+		q.cause = cause
+		close(q.gone)
+	}
+	q.mu.Unlock()
+	if first {
+		q.v.shard.Post(&q.lost)
+	}
+}
+
+func (q *queue) leaveCause() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.cause
+}
+
+func (q *queue) runLost() {
+	if q.cq != nil { // else runCreate sees it, or will never run
+		q.fail(q.leaveCause())
+	}
+}
+
+// askToLeave has the queue disconnect. It may be called from any goroutine.
+func (q *queue) askToLeave(cause error) {
+	q.mu.Lock()
+	if q.leave == nil {
+		q.leave = cause
+	}
+	q.mu.Unlock()
+	q.v.shard.Post(&q.asked)
+}
+
+func (q *queue) runAsked() {
+	q.mu.Lock()
+	cause := q.leave
+	q.mu.Unlock()
+	if q.live {
+		q.Disconnect(cause)
+	} else {
+		q.fail(cause)
+	}
+}
+
+// capsuleSize is how long a command capsule may be. Admin queues carry no data
+// in capsules: the host does not know yet how much there may be.
+func (q *queue) capsuleSize() int {
+	if q.qid == 0 {
+		return nvme.CommandSize
+	}
+	return nvme.CommandSize + q.l.cfg.InlineDataSize
+}
+
+func (q *queue) usesSRQ() bool { return q.v.srq != nil && q.qid != 0 }
+
+// footprint is what the queue is charged, in bytes.
+func (q *queue) footprint() int64 {
+	per := requestFootprint
+	if !q.usesSRQ() {
+		per += q.capsuleSize()
+	}
+	return int64(q.depth) * int64(per)
+}
+
+// allocate makes what needs no shard.
+func (q *queue) allocate() error {
+	capsule := q.capsuleSize()
+	if q.usesSRQ() {
+		capsule = 0
+	}
+	var err error
+	if q.mem, err = newMemory(q.l.pd, q.depth*(capsule+nvme.CompletionSize)); err != nil {
+		return err
+	}
+	q.l.countMRs(q.mem.registered())
+	cqes := q.mem.buf[q.depth*capsule:]
+	q.reqs = make([]request, q.depth)
+	chunks := maxChunks(q.l.cfg.MaxData)
+	for i := range q.reqs {
+		r := &q.reqs[i]
+		r.init(q, i, cqes[i*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize], chunks)
+		q.free.push(r)
+	}
+	q.rx.batch = make([]*transport.Request, 0, q.depth)
+	if q.usesSRQ() {
+		q.rx.shared = q.v.srq
+		return nil
+	}
+	q.rx.own = make([]receive, q.depth)
+	for i := range q.rx.own {
+		q.rx.own[i].init(i, q.mem.buf[i*capsule:(i+1)*capsule], q.mem.lkey)
+		q.rx.repost.push(&q.rx.own[i])
+	}
+	return nil
+}
+
+// runCreate makes the queue on its shard and accepts the connection.
+func (q *queue) runCreate() {
+	if cause := q.leaveCause(); cause != nil {
+		q.fail(cause)
+		return
+	}
+	if q.down {
+		return // asked to leave
+	}
+	if err := q.makeQP(); err != nil {
+		q.reject(err)
+		return
+	}
+	core, err := q.l.cfg.Core.Open(q, transport.QueueParam{
+		Shard:  q.v.shard,
+		Local:  q.id.LocalAddr(),
+		Remote: q.id.RemoteAddr(),
+		QID:    q.qid,
+		Depth:  q.depth,
+		Limits: q.l.cfg.limits(q.id.LocalAddr().Addr()),
+		Life:   &q.life,
+	})
+	if err != nil {
+		q.reject(err)
+		return
+	}
+	q.core = core
+	q.life.SetQueue(core)
+	q.accepted = true
+	q.v.shard.Arm(&q.stageTimer, q.v.shard.Now()+q.l.cfg.EstablishTimeout)
+	if err := q.id.Accept(q.qp, rdmacm.ConnParam{
+		PrivateData:    nvme.RDMACMReply{CRQSIZE: uint16(q.depth)}.AppendTo(nil),
+		InitiatorDepth: uint8(q.tx.maxReads),
+		FlowControl:    true,
+		RNRRetryCount:  7,
+		SRQ:            q.rx.shared != nil,
+		QPN:            q.qp.Num(),
+	}); err != nil {
+		q.fail(fmt.Errorf("rdma: queue %d: accept: %w", q.qid, err))
+	}
+}
+
+// makeQP makes completion queue and queue pair and posts the receives: the host
+// may send as soon as it has our REP.
+func (q *queue) makeQP() error {
+	attr := &q.l.attr
+	q.tx.init(q, attr)
+	recvs := q.depth
+	var srq verbs.SRQ
+	if q.rx.shared != nil {
+		// However many the others leave it: a host that sends more than its
+		// queue is deep must not overrun the completion queue.
+		recvs, srq = len(q.rx.shared.receives), q.rx.shared.srq
+	}
+	sends := q.tx.room + q.tx.maxReads
+	if n := recvs + sends + 1; n > attr.MaxCQE {
+		return fmt.Errorf("rdma: queue %d: %d completion queue entries of %d", q.qid, n, attr.MaxCQE)
+	}
+	cq, err := q.l.pd.CreateCQ(verbs.CQAttr{Vector: q.id.Vector(), Size: recvs + sends + 1, Handler: q.completed})
+	if err != nil {
+		return fmt.Errorf("rdma: queue %d: %w", q.qid, err)
+	}
+	q.cq = cq
+	init := verbs.QPInitAttr{
+		SendCQ: cq, RecvCQ: cq, SRQ: srq,
+		MaxSendWR:  sends,
+		MaxSendSGE: q.tx.maxSGE,
+		MaxRecvSGE: 1,
+		Event: func(err error) {
+			q.fail(fmt.Errorf("rdma: queue %d: queue pair: %w", q.qid, err))
+		},
+	}
+	if srq == nil {
+		init.MaxRecvWR = q.depth
+	}
+	if q.qp, err = q.l.pd.CreateQP(init); err != nil {
+		return fmt.Errorf("rdma: queue %d: %w", q.qid, err)
+	}
+	if err := q.qp.Modify(verbs.Init); err != nil {
+		return fmt.Errorf("rdma: queue %d: %w", q.qid, err)
+	}
+	q.repost()
+	if q.down {
+		return q.life.Cause()
+	}
+	return nil
+}
+
+// reject refuses a queue that has been admitted.
+func (q *queue) reject(cause error) {
+	_ = q.l.refuse(q.id, cause)
+	q.fail(cause)
+}
+
+func (q *queue) runEstablished() {
+	if q.down || q.leaving || !q.life.Move(transport.Live) {
+		return
+	}
+	q.live = true
+	if q.connected {
+		q.v.shard.Disarm(&q.stageTimer)
+	} else {
+		q.v.shard.Arm(&q.stageTimer, q.v.shard.Now()+q.l.cfg.ConnectTimeout)
+	}
+	q.deliver()
+}
+
+// stageOver reaps a host that stays half-open or silent.
+func (q *queue) stageOver() {
+	if q.live {
+		q.fail(errNoConnect)
+	} else {
+		q.fail(errNotEstablished)
+	}
+}
+
+// Disconnect implements [transport.Fabric].
+func (q *queue) Disconnect(cause error) {
+	if q.down || q.leaving {
+		return
+	}
+	q.leaving, q.leaveWhy = true, cause
+	q.life.Leave(cause)
+	q.v.shard.Arm(&q.flushTimer, q.v.shard.Now()+q.l.cfg.FlushTimeout)
+	q.v.shard.Flush(&q.flusher) // nothing may be under way
+}
+
+func (q *queue) flushOver() {
+	if q.leaving {
+		q.fail(q.leaveWhy)
+	} else {
+		q.fail(errFlushed)
+	}
+}
+
+// progress takes the next step of a queue that leaves, if it is due.
+func (q *queue) progress() {
+	switch {
+	case q.down:
+		if q.rx.posted == 0 && q.tx.outstanding() == 0 {
+			q.drained.Complete()
+		}
+	case q.leaving && q.tx.sent():
+		q.fail(q.leaveWhy)
+	}
+}
+
+// fail takes the queue down: the one place, whatever the causes and however
+// many. It is not called while the core is on the stack, but from runCreate.
+func (q *queue) fail(cause error) {
+	if q.down {
+		return
+	}
+	q.down = true
+	q.v.shard.Disarm(&q.stageTimer)
+	q.v.shard.Disarm(&q.flushTimer)
+	// The provider moves the queue pair, if it has it, and takes leave; both are
+	// no longer possible only where they are no longer needed.
+	_ = q.id.Disconnect()
+	if q.qp != nil {
+		_ = q.qp.Modify(verbs.Err)
+	}
+	q.life.BeginRelease(cause)
+	if q.accepted && q.l.cfg.Events.Down != nil {
+		q.l.cfg.Events.Down(q.id.RemoteAddr(), q.qid, cause)
+	}
+	for rc := q.rx.parked.pop(); rc != nil; rc = q.rx.parked.pop() {
+		q.drop(rc)
+	}
+	if q.core != nil {
+		q.core.Down(cause)
+	}
+	for i := range q.reqs {
+		q.abandon(&q.reqs[i])
+	}
+	q.v.shard.Flush(&q.flusher)
+}
+
+// abandon ends what the fabric was going to do for a request, as far as the
+// provider has no part in it.
+func (q *queue) abandon(r *request) {
+	switch r.state {
+	case reqReserving, reqPullWait:
+		q.v.pool.leave(r)
+		q.dataFailed(r)
+	case reqPulling:
+		if r.pull.err == nil {
+			r.pull.err = errDown
+		}
+		q.tx.pulls.remove(r)
+		if r.pull.reads == 0 {
+			q.dataFailed(r)
+		}
+	case reqBouncing:
+		q.v.pool.leave(r)
+		r.state = reqCompleted
+		q.tx.completed.push(r)
+	}
+}
+
+// Drain implements [transport.Releaser].
+func (q *queue) Drain(deadline time.Time) {
+	q.v.shard.Post(&q.drain)
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-q.drained.Done():
+	case <-t.C:
+		_ = q.v.shard.Run(q.force) // a closed shard flushes nothing
+	}
+}
+
+func (q *queue) runDrain() {
+	q.fail(q.life.Cause()) // if the cause came from elsewhere
+	q.progress()
+}
+
+// force flushes what the provider did not: it forgets what was posted, and then
+// nothing of it is the provider's any more.
+func (q *queue) force() {
+	if q.qp != nil {
+		_ = q.qp.Modify(verbs.Reset)
+	}
+	q.rx.posted = 0
+	for i := range q.reqs {
+		switch r := &q.reqs[i]; r.state {
+		case reqSending:
+			q.tx.sending--
+			q.release(r)
+		case reqPulling:
+			q.tx.readsOut -= r.pull.reads
+			r.pull.reads = 0
+			q.dataFailed(r)
+		}
+	}
+	q.progress()
+}
+
+// Free implements [transport.Releaser]. Orphaned requests keep their buffers,
+// which come home when they are completed.
+func (q *queue) Free(int) {
+	// The connection first: the provider has the queue pair until then.
+	_ = q.id.Destroy()
+	_ = q.v.shard.Run(func() {
+		if q.qp != nil {
+			_ = q.qp.Destroy()
+		}
+		if q.cq != nil {
+			_ = q.cq.Destroy()
+		}
+	})
+	q.l.countMRs(-q.mem.registered())
+	_ = q.mem.free()
+	q.v.unreserveShared(q)
+	q.l.remove(q)
+}

@@ -1,0 +1,180 @@
+package rdma
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/verbs"
+)
+
+// Kinds of work requests, in the upper byte of their ID. The rest is an index.
+const (
+	wrRecv uint64 = iota + 1
+	wrSend
+	wrWrite
+	wrRead
+	wrRegMR
+	wrLocalInv
+)
+
+const wrKindShift = 56
+
+func wrid(kind uint64, index int) uint64 { return kind<<wrKindShift | uint64(index) }
+
+func wrKind(id uint64) uint64 { return id >> wrKindShift }
+func wrIndex(id uint64) int   { return int(id & (1<<wrKindShift - 1)) }
+
+// A receive is a buffer that a capsule arrives in, the queue's own or shared.
+type receive struct {
+	buf    []byte
+	sge    [1]verbs.SGE
+	index  int
+	n      int             // bytes of the capsule in it
+	shared *sharedReceives // nil: the queue's own
+	next   *receive
+}
+
+func (rc *receive) init(index int, buf []byte, lkey uint32) {
+	rc.index, rc.buf = index, buf[:len(buf):len(buf)]
+	rc.sge[0] = verbs.SGE{Buf: rc.buf, LKey: lkey}
+}
+
+func (rc *receive) wr() verbs.RecvWR {
+	return verbs.RecvWR{WRID: wrid(wrRecv, rc.index), SG: rc.sge[:]}
+}
+
+// A receiver is the receiving half of a target's queue.
+type receiver struct {
+	own    []receive       // empty if the receives are shared
+	shared *sharedReceives // nil if they are not
+	posted int             // own receives that the provider has
+	repost receiveList     // own receives to be posted at the end of the round
+	parked receiveList     // capsules that wait for the queue to be live, or for a request
+	batch  []*transport.Request
+}
+
+func (rx *receiver) receive(id uint64) *receive {
+	if rx.shared != nil {
+		return &rx.shared.receives[wrIndex(id)]
+	}
+	return &rx.own[wrIndex(id)]
+}
+
+// put gives a receive back, to be posted again at the end of the round.
+func (rx *receiver) put(rc *receive, s *shard.Shard, f *shard.Flusher) {
+	if rc.shared != nil {
+		rc.shared.put(rc)
+		return
+	}
+	rx.repost.push(rc)
+	s.Flush(f)
+}
+
+// completed is the handler of the queue's CQ.
+func (q *queue) completed(wcs []verbs.WC) {
+	for i := range wcs {
+		wc := &wcs[i]
+		switch wrKind(wc.WRID) {
+		case wrRecv:
+			q.received(wc)
+		case wrSend:
+			q.sendDone(wc)
+		case wrRead:
+			q.readDone(wc)
+		case wrWrite: // not signalled: it failed, and what follows is flushed
+			q.check(wc)
+		}
+	}
+	q.deliver()
+	q.progress()
+}
+
+// check takes the queue down if a work request failed. A flush has its cause
+// elsewhere, and that is on its way.
+func (q *queue) check(wc *verbs.WC) {
+	switch wc.Status {
+	case verbs.WCSuccess:
+	case verbs.WCWRFlushErr:
+		if !q.down && !q.flushTimer.Armed() {
+			q.v.shard.Arm(&q.flushTimer, q.v.shard.Now()+q.l.cfg.FlushTimeout)
+		}
+	default:
+		q.fail(fmt.Errorf("rdma: queue %d: %s: %v", q.qid, wrNames[wrKind(wc.WRID)], wc.Status))
+	}
+}
+
+var wrNames = [...]string{wrRecv: "RECV", wrSend: "SEND", wrWrite: "RDMA WRITE", wrRead: "RDMA READ", wrRegMR: "REG_MR", wrLocalInv: "LOCAL_INV"}
+
+// received takes a capsule, or what became of a receive.
+func (q *queue) received(wc *verbs.WC) {
+	rc := q.rx.receive(wc.WRID)
+	if rc.shared != nil {
+		rc.shared.held.Add(1)
+	} else {
+		q.rx.posted--
+	}
+	if wc.Status == verbs.WCSuccess && wc.ByteLen < nvme.CommandSize {
+		q.fail(fmt.Errorf("rdma: queue %d: capsule of %d bytes", q.qid, wc.ByteLen))
+	}
+	q.check(wc)
+	if wc.Status != verbs.WCSuccess || q.down || q.leaving {
+		q.drop(rc)
+		return
+	}
+	rc.n = int(min(uint64(wc.ByteLen), uint64(len(rc.buf))))
+	q.rx.parked.push(rc)
+	if q.rx.parked.len > q.depth {
+		// Only with shared receives: own ones are as many.
+		q.fail(fmt.Errorf("rdma: queue %d: more than %d commands outstanding", q.qid, q.depth))
+	}
+}
+
+// drop gives up a receive whose contents nobody wants. The queue's own are not
+// posted any more: the queue leaves.
+func (q *queue) drop(rc *receive) {
+	if rc.shared != nil {
+		rc.shared.put(rc)
+	}
+}
+
+// deliver brings parked capsules to the core, as far as there are requests.
+func (q *queue) deliver() {
+	if !q.live || q.down || q.leaving || q.rx.parked.head == nil {
+		return
+	}
+	batch := q.rx.batch[:0]
+	for q.rx.parked.head != nil {
+		r := q.free.pop()
+		if r == nil {
+			break
+		}
+		r.begin(q.rx.parked.pop(), q.l.cfg.MaxData)
+		batch = append(batch, &r.Request)
+	}
+	if len(batch) > 0 {
+		q.core.Receive(batch)
+	}
+}
+
+// repost posts the queue's own receives that have come home.
+func (q *queue) repost() {
+	if q.rx.repost.head == nil || q.down || q.leaving {
+		return
+	}
+	wrs := q.v.recvs[:0]
+	for rc := q.rx.repost.head; rc != nil; rc = rc.next {
+		wrs = append(wrs, rc.wr())
+	}
+	q.v.recvs = wrs
+	q.rx.repost = receiveList{}
+	if err := q.qp.PostRecv(wrs); err != nil {
+		q.fail(fmt.Errorf("rdma: queue %d: post %d receives: %w", q.qid, len(wrs), err))
+		return
+	}
+	q.rx.posted += len(wrs)
+}
+
+var errDown = errors.New("rdma: queue down")
