@@ -1,0 +1,244 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/nvme"
+)
+
+// dsmMost is how many bytes of ranges a Dataset Management may have. Linux
+// hosts always send as many, whatever NR says.
+const dsmMost = nvme.MaxDSMRanges * nvme.DSMRangeSize
+
+// Errors of I/O commands, which are made once: the I/O path allocates nothing
+// but for the log.
+var (
+	errInvalidNamespace error = &nvme.FieldError{Status: nvme.InvalidNamespace.WithDNR(), Field: "NSID", Offset: offNSID}
+	errLBAOutOfRange    error = &nvme.FieldError{Status: nvme.LBAOutOfRange.WithDNR(), Field: "SLBA", Offset: nvme.OffSLBA}
+	errReadOnly         error = nvme.NamespaceWriteProtected.WithDNR()
+	errPRINFO           error = &nvme.FieldError{Status: nvme.InvalidField.WithDNR(), Field: "PRINFO", Offset: nvme.OffControl}
+)
+
+// findNamespace looks the command's namespace up.
+func (rq *request) findNamespace() error {
+	rq.ns = rq.q.ctrl.subsystem.table.Load().find(rq.r.Command.NSID())
+	if rq.ns == nil {
+		return errInvalidNamespace
+	}
+	return nil
+}
+
+// blockRange checks blocks [lba, lba+n) of the namespace and sets where they
+// are on the device.
+func (rq *request) blockRange(lba uint64, n uint64) error {
+	if lba > rq.ns.info.Blocks || n > rq.ns.info.Blocks-lba {
+		return errLBAOutOfRange
+	}
+	rq.offset, rq.length = lba<<rq.ns.shift, n<<rq.ns.shift
+	return nil
+}
+
+// blocks checks a command with SLBA and NLB.
+func (rq *request) blocks() error {
+	cmd := rq.r.Command
+	if err := rq.findNamespace(); err != nil {
+		return err
+	}
+	if cmd.PRINFO() != 0 { // no namespace has protection information
+		return errPRINFO
+	}
+	return rq.blockRange(cmd.SLBA(), uint64(cmd.Blocks()))
+}
+
+func (rq *request) readSize() (uint64, error) {
+	err := rq.blocks()
+	return rq.length, err
+}
+
+func (rq *request) writeSize() (uint64, error) {
+	err := rq.blocks()
+	if err == nil && rq.ns.readOnly() {
+		err = errReadOnly
+	}
+	return rq.length, err
+}
+
+func (rq *request) writeZeroesSize() (uint64, error) {
+	_, err := rq.writeSize()
+	return 0, err
+}
+
+// flushSize checks a Flush. VWC says that it takes all namespaces at once.
+func (rq *request) flushSize() (uint64, error) {
+	if rq.r.Command.NSID() == nvme.NSIDBroadcast {
+		rq.ns = nil
+		return 0, nil
+	}
+	return 0, rq.findNamespace()
+}
+
+func (rq *request) dsmSize() (uint64, error) {
+	err := rq.findNamespace()
+	if err == nil && rq.ns.readOnly() {
+		err = errReadOnly
+	}
+	nr, _ := rq.r.Command.DSM()
+	return (uint64(nr) + 1) * nvme.DSMRangeSize, err
+}
+
+// submit gives the request's op to the namespace's device.
+func (rq *request) submit(kind bdev.Kind) {
+	if rq.ns.removed.Load() {
+		rq.complete(errInvalidNamespace)
+		return
+	}
+	op := &rq.op
+	op.Kind, op.Offset, op.Length = kind, rq.offset, rq.length
+	op.Data, op.FUA, op.Unmap = nil, false, false
+	switch kind {
+	case bdev.Read, bdev.Compare:
+		op.Data = rq.r.Data
+	case bdev.Write:
+		op.Data = rq.r.Data
+		op.FUA = rq.fua()
+	case bdev.WriteZeroes:
+		op.FUA = rq.fua()
+		op.Unmap = rq.r.Command.DEAC()
+	}
+	rq.ns.cfg.Device.Submit(op)
+}
+
+// fua reports whether a write must be durable when done: because the host
+// says so, or because it does not know that there is a cache.
+func (rq *request) fua() bool {
+	return rq.r.Command.FUA() || rq.ns.info.VolatileWriteCache && rq.q.ctrl.cacheHidden.Load()
+}
+
+// opDone takes an op back from the device.
+func (rq *request) opDone(op *bdev.Op) {
+	op.Data = nil
+	switch {
+	case op.Err != nil:
+		rq.complete(deviceError(op.Kind, op.Err))
+	case op.Kind == bdev.Deallocate:
+		rq.nextRange()
+	case op.Kind == bdev.Flush && rq.r.Command.NSID() == nvme.NSIDBroadcast:
+		rq.nextFlush()
+	default:
+		rq.complete(nil)
+	}
+}
+
+// deviceError is what a command ends with whose op has failed.
+func deviceError(kind bdev.Kind, err error) error {
+	status := nvme.InternalError
+	switch {
+	case errors.Is(err, bdev.ErrRange):
+		status = nvme.LBAOutOfRange.WithDNR()
+	case errors.Is(err, bdev.ErrReadOnly):
+		status = nvme.NamespaceWriteProtected.WithDNR()
+	case errors.Is(err, bdev.ErrCompare):
+		status = nvme.CompareFailure.WithDNR()
+	case errors.Is(err, bdev.ErrNoSpace):
+		status = nvme.CapacityExceeded.WithDNR()
+	case errors.Is(err, bdev.ErrClosed):
+		status = nvme.NamespaceNotReady
+	case kind == bdev.Read || kind == bdev.Compare:
+		status = nvme.UnrecoveredReadError
+	case kind == bdev.Write || kind == bdev.WriteZeroes || kind == bdev.Flush:
+		status = nvme.WriteFault
+	}
+	return fmt.Errorf("target: %v: %w: %w", kind, status, err)
+}
+
+func (rq *request) read()        { rq.submit(bdev.Read) }
+func (rq *request) write()       { rq.submit(bdev.Write) }
+func (rq *request) writeZeroes() { rq.submit(bdev.WriteZeroes) }
+
+// compare is Compare. The status of a mismatch is from the device.
+func (rq *request) compare() { rq.submit(bdev.Compare) }
+
+// flush is Flush, of one namespace or of all.
+func (rq *request) flush() {
+	rq.offset, rq.length = 0, 0
+	if rq.r.Command.NSID() == nvme.NSIDBroadcast {
+		rq.nextFlush()
+		return
+	}
+	rq.submit(bdev.Flush)
+}
+
+// nextFlush flushes the namespace that comes next, in the order of their
+// identifiers; next is the last that was.
+func (rq *request) nextFlush() {
+	table := rq.q.ctrl.subsystem.table.Load()
+	for _, id := range table.ids {
+		if int(id) <= rq.next {
+			continue
+		}
+		rq.next, rq.ns = int(id), table.find(id)
+		if rq.ns.removed.Load() {
+			continue
+		}
+		if rq.q.down {
+			rq.complete(errAborted)
+			return
+		}
+		rq.submit(bdev.Flush)
+		return
+	}
+	rq.complete(nil)
+}
+
+// dsm is Dataset Management. All ranges are checked before the first is
+// deallocated; the other attributes are hints, which may be ignored.
+func (rq *request) dsm() {
+	nr, attributes := rq.r.Command.DSM()
+	for i := range int(nr) + 1 {
+		r := rq.dsmRange(i)
+		if err := rq.blockRange(r.SLBA, uint64(r.NLB)); err != nil {
+			rq.complete(nvme.LBAOutOfRange.WithDNR()) // the field is in the data
+			return
+		}
+	}
+	if attributes&nvme.DSMAD == 0 {
+		rq.complete(nil)
+		return
+	}
+	rq.nextRange()
+}
+
+// nextRange deallocates the range that comes next, and completes the command
+// after the last.
+func (rq *request) nextRange() {
+	nr, _ := rq.r.Command.DSM()
+	for rq.next <= int(nr) {
+		r := rq.dsmRange(rq.next)
+		rq.next++
+		if r.NLB == 0 {
+			continue
+		}
+		if rq.q.down {
+			rq.complete(errAborted)
+			return
+		}
+		if err := rq.blockRange(r.SLBA, uint64(r.NLB)); err != nil {
+			rq.complete(nvme.LBAOutOfRange.WithDNR())
+			return
+		}
+		rq.submit(bdev.Deallocate)
+		return
+	}
+	rq.complete(nil)
+}
+
+func (rq *request) dsmRange(i int) nvme.DSMRange {
+	var b [nvme.DSMRangeSize]byte
+	rq.dataAt(b[:], i*nvme.DSMRangeSize)
+	var r nvme.DSMRange
+	// It has all of its bytes: check saw to the length.
+	_ = r.Parse(b[:])
+	return r
+}
