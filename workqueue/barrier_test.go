@@ -55,6 +55,7 @@ func TestBarrier(t *testing.T) {
 	})
 }
 
+// A cancelled work no longer holds a barrier up, and a work may itself pass one.
 func TestBarrierCornerCases(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})
@@ -98,6 +99,7 @@ func TestBarrierCornerCases(t *testing.T) {
 	})
 }
 
+// A barrier that is cancelled before a worker comes to it holds up no drain.
 func TestBarrierCanceledWhileDraining(t *testing.T) {
 	q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})
 	for range 500 {

@@ -60,6 +60,8 @@ func TestDelay(t *testing.T) {
 	})
 }
 
+// A delay that is stopped at the moment it ends, and begun again, does not end
+// early: the end that is under way is not taken for that of the new delay.
 func TestDelayEndsAsItIsStopped(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "q"})
@@ -104,6 +106,7 @@ func TestDelayEndsAsItIsStopped(t *testing.T) {
 	})
 }
 
+// A pending work that is given a delay leaves its place.
 func TestModAfterOfPending(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})

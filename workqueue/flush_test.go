@@ -125,6 +125,7 @@ func TestDestroyReportsDelayedWorks(t *testing.T) {
 	})
 }
 
+// Waiting for one's own queue is refused, with or without the validator.
 func TestWaitFromInside(t *testing.T) {
 	q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 2})
 	other := newWork("other", func() {})
@@ -155,6 +156,7 @@ func TestWaitFromInside(t *testing.T) {
 	other.CancelSync()
 }
 
+// What another queue runs may wait.
 func TestWaitFromAnotherQueue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "q"})

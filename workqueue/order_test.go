@@ -139,8 +139,9 @@ func TestFlushUnderLock(t *testing.T) {
 	}
 }
 
-// The reference's report, in small: a listener's handler lock, a connection's
-// inside it, a flush inside both, and a work that takes the handler lock.
+// The report that made Linux's nvmet-rdma use a private workqueue, in small: a
+// listener's handler lock, a connection's inside it, a flush inside both, and a
+// work that takes the handler lock.
 func TestCycleOfFour(t *testing.T) {
 	watched(t, func(w *watch, q *workqueue.Queue) {
 		cm := workqueue.New(workqueue.Config{Name: "ib_cm"})

@@ -12,16 +12,6 @@ import (
 	"github.com/fabrid/fabrid/workqueue"
 )
 
-// bubble runs f in a synctest bubble and in a lock-order validator of its own,
-
-// as the tests give names, which are classes, as they like.
-
-// A journal is what happened, in order.
-
-// napping returns a work that takes d, and says so in j.
-
-// wantPanic checks that f panics with a message that contains want.
-
 func TestOrderedRunsInOrder(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "ordered", Ordered: true})
@@ -57,20 +47,6 @@ func TestMaxActive(t *testing.T) {
 	})
 }
 
-// A work may move to another queue when it is idle, and not before.
-
-// A flush of a running work that is queued again waits for both runs; a cancel
-
-// of the second lets it go after the first.
-
-// CancelSync ends a work that queues itself, and everybody may wait for that.
-
-// A delay that is stopped at the moment it ends, and begun again, does not end
-
-// early: the end that is under way is not taken for that of the new delay.
-
-// A pending work that is given a delay leaves its place.
-
 func TestMisuse(t *testing.T) {
 	var zero workqueue.Work
 	var zeroBarrier workqueue.Barrier
@@ -88,10 +64,6 @@ func TestMisuse(t *testing.T) {
 		wantPanic(t, "workqueue: new", func() { workqueue.New(c) })
 	}
 }
-
-// Waiting for one's own queue is refused, with or without the validator.
-
-// What another queue runs may wait.
 
 func TestSetMaxActive(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -154,12 +126,7 @@ func TestStats(t *testing.T) {
 	})
 }
 
-// A cancelled work no longer holds a barrier up, and a work may itself pass one.
-
-// A barrier that is cancelled before a worker comes to it holds up no drain.
-
 // runtime.Goexit, which t.FailNow calls, ends a worker; the queue goes on.
-
 func TestGoexit(t *testing.T) {
 	q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 1})
 	var b workqueue.Barrier
@@ -175,9 +142,7 @@ func TestGoexit(t *testing.T) {
 }
 
 // Many goroutines queue, flush and cancel; for the race detector, and nothing
-
 // is lost.
-
 func TestRace(t *testing.T) {
 	q := newQueue(t, workqueue.Config{Name: "q", MaxActive: 3})
 	const rounds = 300

@@ -51,6 +51,7 @@ func TestQueueTwice(t *testing.T) {
 	})
 }
 
+// A work may move to another queue when it is idle, and not before.
 func TestTwoQueues(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := newQueue(t, workqueue.Config{Name: "a"})
@@ -95,6 +96,8 @@ func TestFlushWork(t *testing.T) {
 	})
 }
 
+// A flush of a running work that is queued again waits for both runs; a cancel
+// of the second lets it go after the first.
 func TestFlushWorkQueuedAgain(t *testing.T) {
 	for _, tc := range []struct {
 		cancel bool
@@ -155,6 +158,7 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// CancelSync ends a work that queues itself, and everybody may wait for that.
 func TestCancelSyncOfSelfQueueing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := newQueue(t, workqueue.Config{Name: "q"})

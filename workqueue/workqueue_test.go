@@ -13,6 +13,8 @@ import (
 	"github.com/fabrid/fabrid/workqueue"
 )
 
+// bubble runs f in a synctest bubble and in a lock-order validator of its own,
+// as the tests give names, which are classes, as they like.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, func(t *testing.T) {
 		lockdep.NewValidator(lockdep.Config{}).Run(func() { f(t) })
@@ -32,6 +34,7 @@ func newWork(name string, fn func()) *workqueue.Work {
 	return w
 }
 
+// A journal is what happened, in order.
 type journal struct {
 	mu    sync.Mutex
 	lines []string
@@ -53,6 +56,7 @@ func (j *journal) check(t *testing.T, want ...string) {
 	j.lines = nil
 }
 
+// napping returns a work that takes d, and says so in j.
 func (j *journal) napping(name string, d time.Duration) *workqueue.Work {
 	return newWork(name, func() {
 		j.add(name + " begins")
@@ -61,6 +65,7 @@ func (j *journal) napping(name string, d time.Duration) *workqueue.Work {
 	})
 }
 
+// wantPanic checks that f panics with a message that contains want.
 func wantPanic(t *testing.T, want string, f func()) {
 	t.Helper()
 	defer func() {
