@@ -85,14 +85,27 @@ func TestPanicIsTheDefault(t *testing.T) {
 // panics whatever the Report function does.
 func TestSelfDeadlockPanics(t *testing.T) {
 	var ctrl lockdep.Mutex[ctrlLock]
-	w := newWatch()
-	w.Run(func() {
-		if r := caught(inOrder(&ctrl, &ctrl)); r == nil || r.Kind != lockdep.Recursive {
-			t.Errorf("panic with %v, want a recursive report", r)
+	var bdev lockdep.RWMutex[bdevLock]
+	reader := readLocker{bdev.RLock, bdev.RUnlock}
+	for _, tc := range []struct {
+		name          string
+		first, second sync.Locker
+		class         string
+	}{
+		{"mutex", &ctrl, &ctrl, ctrlName},
+		{"writers", &bdev, &bdev, bdevName},
+		{"reader, then writer", reader, &bdev, bdevName},
+		{"writer, then reader", &bdev, reader, bdevName},
+	} {
+		w := newWatch()
+		w.Run(func() {
+			if r := caught(inOrder(tc.first, tc.second)); r == nil || r.Kind != lockdep.Recursive {
+				t.Errorf("%s: panic with %v, want a recursive report", tc.name, r)
+			}
+		})
+		if got, want := w.take(), []string{recursive(tc.class)}; !slices.Equal(got, want) {
+			t.Errorf("%s: reports %q, want %q", tc.name, got, want)
 		}
-	})
-	if got, want := w.take(), []string{recursive(ctrlName)}; !slices.Equal(got, want) {
-		t.Errorf("reports %q, want %q", got, want)
 	}
 }
 

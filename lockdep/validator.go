@@ -196,7 +196,8 @@ func (v *Validator) check(g *goroutine, h *hold) {
 	for _, p := range g.held {
 		if p.class == h.class {
 			v.emit(recursive(g, p, h))
-			if p.object == h.object && h.mode == blocking && !isMap(h.object) {
+			readers := p.mode == reading && h.mode == reading
+			if p.object == h.object && !readers && !isMap(h.object) {
 				panic(recursive(g, p, h)) // it would wait for itself
 			}
 			return
