@@ -41,8 +41,12 @@ func (e *Error) Error() string {
 }
 
 // Take charges one queue of so many bytes, or returns an [*Error] and charges
-// nothing.
+// nothing. It panics if bytes is negative, which only a mistake in the program
+// can make.
 func (b *Budget) Take(bytes int64) (*Grant, error) {
+	if bytes < 0 {
+		panic(fmt.Sprintf("admission: take of %d bytes", bytes))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.limits.Queues; l > 0 && b.queues >= l {
