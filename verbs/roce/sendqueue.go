@@ -1,0 +1,127 @@
+package roce
+
+import (
+	"github.com/fabrid/fabrid/verbs"
+	"github.com/fabrid/fabrid/verbs/internal/soft"
+)
+
+// A wqe is a send work request that was posted.
+type wqe struct {
+	wrid   uint64
+	op     verbs.WROpcode
+	flags  verbs.SendFlags
+	sg     []verbs.SGE // into sendQueue.sges
+	length int         // bytes that sg names
+	raddr  uint64
+	rkey   uint32
+	imm    uint32
+
+	region *soft.Region // WRRegMR
+	buf    []byte
+	iova   uint64
+	access verbs.Access
+
+	// Set when it is its turn to be sent, for the first time.
+	started bool
+	psn     PSN // the first it uses
+	packets int // PSNs it uses; of an RDMA READ, response packets
+
+	// got counts the response packets of an RDMA READ that have come; the bytes
+	// asked for and not yet come are charged to the engine's read budget.
+	got     int
+	charged int
+
+	done   bool // a local operation was carried out
+	status verbs.WCStatus
+}
+
+// isLocal reports whether the work request sends nothing.
+func (w *wqe) isLocal() bool { return w.op == verbs.WRRegMR || w.op == verbs.WRLocalInv }
+
+// end is the PSN after the last that the work request uses.
+func (w *wqe) end() PSN { return w.psn.Add(w.packets) }
+
+// A sendQueue is a ring of send work requests, counted from the first ever
+// posted: head is the oldest that has not completed, cur the one to send next,
+// tail the one to be posted next; head ≤ cur ≤ tail.
+type sendQueue struct {
+	ring            []wqe
+	sges            []verbs.SGE
+	maxSGE          int
+	head, cur, tail uint64
+}
+
+func newSendQueue(size, maxSGE int) sendQueue {
+	return sendQueue{ring: make([]wqe, size), sges: make([]verbs.SGE, size*maxSGE), maxSGE: maxSGE}
+}
+
+func (q *sendQueue) at(i uint64) *wqe { return &q.ring[i%uint64(len(q.ring))] }
+
+func (q *sendQueue) room(wrs []verbs.SendWR) error {
+	if len(wrs) > len(q.ring)-int(q.tail-q.head) {
+		return verbs.ErrQueueFull
+	}
+	for i := range wrs {
+		if len(wrs[i].SG) > q.maxSGE {
+			return verbs.ErrTooManySGE
+		}
+	}
+	return nil
+}
+
+// post appends a work request for which there is room.
+func (q *sendQueue) post(wr *verbs.SendWR) *wqe {
+	slot := int(q.tail % uint64(len(q.ring)))
+	w := &q.ring[slot]
+	*w = wqe{
+		wrid: wr.WRID, op: wr.Opcode, flags: wr.Flags,
+		raddr: wr.RemoteAddr, rkey: wr.RKey, imm: wr.Imm,
+		sg: q.sges[slot*q.maxSGE:][:len(wr.SG):q.maxSGE],
+	}
+	for i, s := range wr.SG {
+		w.sg[i] = s
+		w.length += len(s.Buf)
+	}
+	if wr.Opcode == verbs.WRRegMR {
+		w.buf, w.iova, w.access = wr.Buf, wr.IOVA, wr.Access
+		if mr, ok := wr.MR.(*memoryRegion); ok {
+			w.region = mr.Region
+		}
+	}
+	q.tail++
+	return w
+}
+
+// gather appends bytes [off, off+n) of what sg names to the packet that has
+// been begun.
+func (b *txBatch) gather(sg []verbs.SGE, off, n int) {
+	for i := range sg {
+		buf := sg[i].Buf
+		if off >= len(buf) {
+			off -= len(buf)
+			continue
+		}
+		take := min(n, len(buf)-off)
+		b.payload(buf[off : off+take])
+		if n -= take; n == 0 {
+			return
+		}
+		off = 0
+	}
+}
+
+// scatter copies data to offset off of what sg names. It fits.
+func scatter(sg []verbs.SGE, off int, data []byte) {
+	for i := range sg {
+		buf := sg[i].Buf
+		if off >= len(buf) {
+			off -= len(buf)
+			continue
+		}
+		n := copy(buf[off:], data)
+		if data = data[n:]; len(data) == 0 {
+			return
+		}
+		off = 0
+	}
+}

@@ -1,0 +1,445 @@
+package roce
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fabrid/fabrid/shard"
+)
+
+// A socket is a wire over one UDP socket, for both directions. Peers do not
+// look at our source port. It is not connected and never fragments: so the
+// Identification of its packets is 0, or the index of a packet in its train,
+// which the ICRC must know.
+type socket struct {
+	eng     *engine
+	fd, id  int // descriptor, and its name on the shard
+	v6      bool
+	gso     bool
+	local   netip.Addr // unspecified: the packet says which address it was for
+	blocked bool       // waits until the kernel takes packets again
+
+	rx rxRing
+	tx txRing
+}
+
+const (
+	rxMessages = 32
+	rxBuffer   = 1 << 16
+	// rxStride keeps the starts of the buffers out of each other's cache sets.
+	rxStride  = rxBuffer + 320
+	rxControl = 96
+
+	txMessages = 64
+	// A train is one datagram for the kernel until it is cut: no longer than
+	// IP allows, of no more segments than every kernel takes.
+	maxTrainBytes    = 65507
+	maxTrainSegments = 64
+	maxIovecs        = 1024 // of a message
+	txControl        = 96
+)
+
+// mmsghdr is struct mmsghdr of 64-bit systems.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   uint32
+}
+
+type rxRing struct {
+	msgs  [rxMessages]mmsghdr
+	iovs  [rxMessages]unix.Iovec
+	names [rxMessages]unix.RawSockaddrInet6 // large enough for both families
+	ctl   [rxMessages][rxControl / 8]uint64 // aligned as the kernel's structures are
+	mem   []byte                            // mapped
+}
+
+type txRing struct {
+	msgs    [txMessages]mmsghdr
+	packets [txMessages]int // that message i carries
+	iovs    []unix.Iovec
+	ctl     [txMessages][txControl / 8]uint64
+}
+
+func newSocket(e *engine, cfg Config) (_ *socket, err error) {
+	s := &socket{eng: e, v6: cfg.Addr.Is6(), local: cfg.Addr, gso: !cfg.NoGSO}
+	family := unix.AF_INET
+	if s.v6 {
+		family = unix.AF_INET6
+	}
+	s.fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(s.fd)
+			if s.rx.mem != nil {
+				unix.Munmap(s.rx.mem)
+			}
+		}
+	}()
+	if err := s.setOptions(cfg); err != nil {
+		return nil, err
+	}
+	if err := s.bind(cfg); err != nil {
+		return nil, err
+	}
+	if s.rx.mem, err = unix.Mmap(-1, 0, rxMessages*rxStride, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+		return nil, fmt.Errorf("map receive buffers: %w", err)
+	}
+	s.initRings()
+	granted, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return nil, fmt.Errorf("SO_RCVBUF: %w", err)
+	}
+	e.readBudget = granted / 4
+	s.id, err = e.shard.Add(s.fd, shard.Readable, s.ready)
+	return s, err
+}
+
+func (s *socket) setOptions(cfg Config) error {
+	type option struct {
+		level, name, value int
+		what               string
+	}
+	options := []option{{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1, "SO_REUSEADDR"}}
+	if s.v6 {
+		options = append(options,
+			option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
+			option{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
+			option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE, "IPV6_MTU_DISCOVER"},
+			// Linux's software RDMA sends checksum 0; the ICRC covers what counts.
+			option{unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX"})
+	} else {
+		options = append(options,
+			option{unix.IPPROTO_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
+			// Never fragmented, and so with Identification 0.
+			option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, "IP_MTU_DISCOVER"})
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(s.fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("%s: %w", o.what, err)
+		}
+	}
+	// Privileged users get what they ask for, others up to the system's limit.
+	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, o[0], cfg.SocketBuffer) == nil {
+			continue
+		}
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, o[1], cfg.SocketBuffer); err != nil {
+			return fmt.Errorf("socket buffer of %d bytes: %w", cfg.SocketBuffer, err)
+		}
+	}
+	if !cfg.NoGRO {
+		// A kernel without it delivers packets one by one.
+		_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	}
+	if s.gso {
+		// Asking for the default tells whether the kernel knows it.
+		s.gso = unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 0) == nil
+	}
+	return nil
+}
+
+func (s *socket) bind(cfg Config) error {
+	var sa unix.Sockaddr
+	if s.v6 {
+		sa = &unix.SockaddrInet6{Port: int(cfg.UDPPort), Addr: cfg.Addr.As16()}
+	} else {
+		sa = &unix.SockaddrInet4{Port: int(cfg.UDPPort), Addr: cfg.Addr.As4()}
+	}
+	err := unix.Bind(s.fd, sa)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("bind: %w: is rdma_rxe loaded, or another user of the port? Use another address or UDP port", err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("bind: %w: no interface of this machine has that address", err)
+	case err != nil:
+		return fmt.Errorf("bind: %w", err)
+	}
+	return nil
+}
+
+func (s *socket) initRings() {
+	for i := range s.rx.msgs {
+		buf := s.rx.mem[i*rxStride : i*rxStride+rxBuffer]
+		s.rx.iovs[i].Base = &buf[0]
+		s.rx.iovs[i].SetLen(len(buf))
+		h := &s.rx.msgs[i].hdr
+		h.Iov, h.Name, h.Control = &s.rx.iovs[i], (*byte)(unsafe.Pointer(&s.rx.names[i])), (*byte)(unsafe.Pointer(&s.rx.ctl[i]))
+		h.SetIovlen(1)
+	}
+	s.tx.iovs = make([]unix.Iovec, 0, 6*batchPackets) // a packet has maxSGE+2 at most
+}
+
+// maxReads bounds the batches of one turn, so that what they lead to is sent.
+const maxReads = 2
+
+// ready takes in what has come. It runs on the shard.
+func (s *socket) ready(events uint32) {
+	if events&shard.Writable != 0 && s.blocked {
+		s.blocked = false
+		_ = s.eng.shard.Watch(s.id, shard.Readable)
+		s.eng.writable()
+	}
+	for range maxReads {
+		n := s.recvmmsg()
+		for i := range n {
+			s.take(i)
+		}
+		if n < rxMessages {
+			break
+		}
+	}
+	s.eng.received()
+}
+
+func (s *socket) recvmmsg() int {
+	for i := range s.rx.msgs {
+		h := &s.rx.msgs[i].hdr
+		h.Namelen = uint32(unsafe.Sizeof(s.rx.names[0]))
+		h.SetControllen(rxControl)
+	}
+	// It does not block: no need to tell the scheduler.
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.rx.msgs)), rxMessages, unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		// EAGAIN, or news of a packet of ours that did not arrive, which the
+		// protocol finds out by itself.
+		return 0
+	}
+	s.eng.stats.ReceiveCalls++
+	return int(n)
+}
+
+// take takes in message i: a packet, or a train of them.
+func (s *socket) take(i int) {
+	m := &s.rx.msgs[i]
+	from, ok := s.source(i)
+	if !ok || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		s.eng.stats.DropsMalformed++
+		return
+	}
+	to, size := s.control(i)
+	if !to.IsValid() {
+		to = s.local
+	}
+	n := min(int(m.n), rxBuffer)
+	b := s.rx.mem[i*rxStride : i*rxStride+n : i*rxStride+n]
+	icrc := newICRCPath(from, netip.AddrPortFrom(to, s.eng.dev.port))
+	if size <= 0 || size >= n {
+		s.eng.receive(from.Addr(), to, icrc, b, -1)
+		return
+	}
+	// The packets of a train have Identifications one after the other, and ours
+	// begin at 0.
+	ident := uint16(0)
+	for len(b) > 0 {
+		k := min(size, len(b))
+		ident = s.eng.receive(from.Addr(), to, icrc, b[:k:k], int(ident)) + 1
+		b = b[k:]
+	}
+}
+
+// source is where message i came from.
+func (s *socket) source(i int) (netip.AddrPort, bool) {
+	if s.v6 {
+		sa := &s.rx.names[i]
+		if s.rx.msgs[i].hdr.Namelen < unix.SizeofSockaddrInet6 {
+			return netip.AddrPort{}, false
+		}
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), ntohs(sa.Port)), true
+	}
+	sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.rx.names[i]))
+	if s.rx.msgs[i].hdr.Namelen < unix.SizeofSockaddrInet4 {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), ntohs(sa.Port)), true
+}
+
+// control returns the address that message i was for, and the size of the
+// packets of a train, 0 if it is none.
+func (s *socket) control(i int) (to netip.Addr, size int) {
+	ctl := unsafe.Slice((*byte)(unsafe.Pointer(&s.rx.ctl[i])), min(int(s.rx.msgs[i].hdr.Controllen), rxControl))
+	for len(ctl) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+		n := int(h.Len)
+		if n < unix.SizeofCmsghdr || n > len(ctl) {
+			return
+		}
+		data := ctl[unix.CmsgLen(0):n]
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			to = netip.AddrFrom4((*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0])).Addr)
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			to = netip.AddrFrom16((*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0])).Addr)
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			size = int(*(*int32)(unsafe.Pointer(&data[0])))
+		}
+		if n = unix.CmsgSpace(n - unix.CmsgLen(0)); n > len(ctl) {
+			return
+		}
+		ctl = ctl[n:]
+	}
+	return
+}
+
+// A rawPath is a path as the kernel wants it: the peer's address, and control
+// messages with our own and with the size of the packets of a train.
+type rawPath struct {
+	name    unix.RawSockaddrInet6 // large enough for both families
+	nameLen uint32
+	ctl     [txControl / 8]uint64
+	ctlLen  int // without, and ctlSeg with the size of packets
+	ctlSeg  int
+}
+
+func newRawPath(local netip.Addr, remote netip.AddrPort) (r rawPath) {
+	ctl := unsafe.Slice((*byte)(unsafe.Pointer(&r.ctl)), txControl)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+	data := unsafe.Pointer(&ctl[unix.CmsgLen(0)])
+	if remote.Addr().Is4() {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.name))
+		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: htons(remote.Port()), Addr: remote.Addr().As4()}
+		r.nameLen = unix.SizeofSockaddrInet4
+		h.Level, h.Type = unix.IPPROTO_IP, unix.IP_PKTINFO
+		h.SetLen(unix.CmsgLen(unix.SizeofInet4Pktinfo))
+		(*unix.Inet4Pktinfo)(data).Spec_dst = local.As4()
+		r.ctlLen = unix.CmsgSpace(unix.SizeofInet4Pktinfo)
+	} else {
+		r.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: htons(remote.Port()), Addr: remote.Addr().As16()}
+		r.nameLen = unix.SizeofSockaddrInet6
+		h.Level, h.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
+		h.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
+		(*unix.Inet6Pktinfo)(data).Addr = local.As16()
+		r.ctlLen = unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+	}
+	h = (*unix.Cmsghdr)(unsafe.Pointer(&ctl[r.ctlLen]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
+	r.ctlSeg = r.ctlLen + unix.CmsgSpace(2)
+	return r
+}
+
+// send sends the batch, or as much of it as the kernel takes.
+func (s *socket) send(b *txBatch) {
+	if s.blocked {
+		return
+	}
+	for !b.empty() {
+		n := s.fill(b)
+		sent, errno := s.sendmmsg(n)
+		for i := range sent {
+			b.sent += s.tx.packets[i]
+		}
+		if sent == n {
+			continue
+		}
+		switch errno {
+		case 0, unix.EINTR:
+			// The next call says what was wrong.
+		case unix.EAGAIN, unix.ENOBUFS:
+			s.blocked = true
+			_ = s.eng.shard.Watch(s.id, shard.Readable|shard.Writable)
+			return
+		case unix.EINVAL, unix.EMSGSIZE, unix.EIO:
+			if s.tx.packets[sent] > 1 {
+				s.gso = false // this kernel, or this interface, takes no trains
+				continue
+			}
+			fallthrough
+		default:
+			// It will not go, and neither will it when it is tried again: as if it
+			// were lost on the way.
+			b.sent += s.tx.packets[sent]
+			s.eng.stats.DropsSend += uint64(s.tx.packets[sent])
+		}
+	}
+}
+
+// fill makes messages of the packets of b that have not been sent, and returns
+// how many.
+func (s *socket) fill(b *txBatch) int {
+	t := &s.tx
+	t.iovs = t.iovs[:0]
+	msgs := 0
+	for next := b.sent; next < len(b.pkts) && msgs < txMessages; msgs++ {
+		first := len(t.iovs)
+		n := b.train(next, s.gso, min(cap(t.iovs)-first, maxIovecs))
+		if n == 0 {
+			break // the next call has room
+		}
+		for k := range n {
+			b.seal(next+k, k)
+			p := &b.pkts[next+k]
+			for _, seg := range b.segs[p.lo:p.hi] {
+				t.iovs = append(t.iovs, unix.Iovec{Base: unsafe.SliceData(seg)})
+				t.iovs[len(t.iovs)-1].SetLen(len(seg))
+			}
+		}
+		raw := &b.pkts[next].path.raw
+		t.ctl[msgs] = raw.ctl
+		ctl := (*byte)(unsafe.Pointer(&t.ctl[msgs]))
+		h := &t.msgs[msgs].hdr
+		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&raw.name)), Namelen: raw.nameLen, Iov: &t.iovs[first], Control: ctl}
+		h.SetIovlen(len(t.iovs) - first)
+		h.SetControllen(raw.ctlLen)
+		if n > 1 {
+			*(*uint16)(unsafe.Add(unsafe.Pointer(ctl), raw.ctlLen+unix.CmsgLen(0))) = uint16(b.pkts[next].size)
+			h.SetControllen(raw.ctlSeg)
+			s.eng.stats.Trains++
+		}
+		t.packets[msgs] = n
+		next += n
+	}
+	return msgs
+}
+
+// train returns how many packets from i on can go as one with at most iovs
+// segments: to one peer, of one size, but for the last, which may be smaller.
+// Without gso a train has one packet; 0 means that there is no room for one.
+func (b *txBatch) train(i int, gso bool, iovs int) int {
+	first := &b.pkts[i]
+	bytes, n := 0, 0
+	for ; i+n < len(b.pkts) && n < maxTrainSegments; n++ {
+		p := &b.pkts[i+n]
+		bytes += p.size
+		if iovs -= p.hi - p.lo; iovs < 0 {
+			break
+		}
+		if p.path != first.path || p.size > first.size || n > 0 && (!gso || bytes > maxTrainBytes) {
+			break
+		}
+		if p.size < first.size {
+			return n + 1
+		}
+	}
+	return n
+}
+
+func (s *socket) sendmmsg(n int) (int, unix.Errno) {
+	s.eng.stats.SendCalls++
+	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.tx.msgs)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+	runtime.KeepAlive(s)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sent), 0
+}
+
+func (s *socket) close() error {
+	return errors.Join(s.eng.shard.Remove(s.id), unix.Close(s.fd), unix.Munmap(s.rx.mem))
+}
+
+// ntohs and htons turn a port of a raw socket address into a number and back.
+func ntohs(p uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&p))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+func htons(p uint16) uint16 { return ntohs(p) }
