@@ -26,7 +26,8 @@ type Provider interface {
 
 // A Conn is one end of a connection on the wire. Its methods may be called from
 // any goroutine and do not block: what comes of them is told as events.
-// Connect, Accept and Reject are each called at most once.
+// Connect, Accept, Reject and Disconnect are each called at most once. One that
+// comes after Close, with which it may race, does nothing.
 type Conn interface {
 	// Vector is the completion vector of the queue pair to be.
 	Vector() int
