@@ -28,19 +28,19 @@ type (
 // A hostQueue implements [transport.HostQueue]. What is below qp belongs to the
 // shard.
 type hostQueue struct {
-	d     *Dialer
-	p     transport.HostQueueParam
-	pd    verbs.PD // its own: see the package comment
-	mem   memory
-	lkey  uint32
-	dma   bool // lkey covers all memory
-	id    *rdmacm.ID
+	d    *Dialer
+	p    transport.HostQueueParam
+	pd   verbs.PD // its own: see the package comment
+	mem  memory
+	lkey uint32
+	dma  bool // lkey covers all memory
+	id   *rdmacm.ID
 
 	result  chan error // of the connect, once
 	mu      lockdep.Mutex[hostMu]
 	shard   *shard.Shard // set once, under mu, by connect
-	closing bool  // guarded by mu: Disconnect was called
-	lostWhy error // guarded by mu
+	closing bool         // guarded by mu: Disconnect was called
+	lostWhy error        // guarded by mu
 	lost    shard.Task
 	flushed lockdep.Completion[hostFlushed]
 	closed  lockdep.Completion[hostClosed]

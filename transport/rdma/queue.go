@@ -45,7 +45,7 @@ type queue struct {
 	l     *Listener
 	v     *vector
 	id    *rdmacm.ID
-	offer           // checked
+	offer // checked
 	life  transport.Life
 
 	mu     lockdep.Mutex[queueMu]
