@@ -60,24 +60,32 @@ func (l *Listener) connectRequest(id *rdmacm.ID, p *rdmacm.ConnParam) error {
 	}
 	q := newQueue(l, id, offer)
 	id.Context = q
+	q.life.Init(transport.LifeConfig{
+		Queues:         l.cfg.Queues,
+		Delete:         l.cfg.Delete,
+		Releaser:       q,
+		DrainTimeout:   l.cfg.DrainTimeout,
+		QuiesceTimeout: l.cfg.QuiesceTimeout,
+	})
 	if offer.qid != 0 {
-		if err := q.admit(); err != nil {
-			return l.refuse(id, err)
-		}
-		return nil
+		err = q.admit()
+	} else {
+		err = l.startWaiting()
 	}
-	if err := l.startWaiting(); err != nil {
+	if err != nil {
+		q.life.Refuse(err)
 		return l.refuse(id, err)
 	}
-	l.work.Go(func() {
-		defer l.stopWaiting()
-		if err := q.waitAndAdmit(); err != nil {
-			// The handler is not running any more, or not for long: it does not
-			// wait for us.
-			err = errors.Join(l.refuse(id, err), id.Destroy())
-			_ = err // told to Events
-		}
-	})
+	if offer.qid == 0 {
+		l.work.Go(func() {
+			defer l.stopWaiting()
+			if err := q.waitAndAdmit(); err != nil {
+				q.life.Refuse(err)
+				_ = l.refuse(id, err)
+				_ = id.Destroy() // the handler does not wait for us
+			}
+		})
+	}
 	return nil
 }
 
@@ -153,20 +161,11 @@ func (q *queue) admit() error {
 		q.v.unreserveShared(q)
 		return refuse(nvme.RDMACMNoResources, "queue %d: %v", q.qid, err)
 	}
-	q.life.Init(transport.LifeConfig{
-		Queues:   l.cfg.Queues,
-		Delete:   l.cfg.Delete,
-		Releaser: q,
-		Grant:    grant,
-	})
-	if !l.add(q) {
-		err := refuse(nvme.RDMACMNoResources, "the listener is closed")
-		q.life.Refuse(err)
+	if !l.admit(q, grant) {
 		q.v.unreserveShared(q)
 		grant.Return()
-		return err
+		return refuse(nvme.RDMACMNoResources, "the listener is closed")
 	}
-	q.life.Move(transport.Connecting)
 	if err := q.allocate(); err != nil {
 		_ = l.refuse(q.id, err)
 		q.life.BeginRelease(err)

@@ -85,6 +85,8 @@ type Config struct {
 	// BarrierTimeout bounds the wait of an admin queue for the deletions before
 	// it.
 	BarrierTimeout time.Duration
+	// DrainTimeout and QuiesceTimeout are those of [transport.LifeConfig].
+	DrainTimeout, QuiesceTimeout time.Duration
 	// RetryInterval is how often a listener whose address went away is tried
 	// again.
 	RetryInterval time.Duration

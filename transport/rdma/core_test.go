@@ -36,7 +36,7 @@ func (c *testCore) Open(f transport.Fabric, p transport.QueueParam) (transport.Q
 	if c.openErr != nil {
 		return nil, c.openErr
 	}
-	q := &testQueue{core: c, f: f, p: p, state: make([]uint8, p.Depth), store: make([]byte, 4<<20), quiet: make(chan struct{}), downed: make(chan struct{})}
+	q := &testQueue{core: c, f: f, p: p, state: make([]uint8, p.Depth), store: make([]byte, 16<<20), quiet: make(chan struct{}), downed: make(chan struct{})}
 	c.mu.Lock()
 	c.queues = append(c.queues, q)
 	c.mu.Unlock()

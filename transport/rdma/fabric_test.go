@@ -63,11 +63,11 @@ func TestDepth(t *testing.T) {
 			const n = 32
 			for round := range 4 {
 				size := []int{512, 4096, 20_000, 300_000}[round]
-				stride := 100_000
+				const stride = 300_000
 				var writes, reads []*req
 				for i := range n {
-					writes = append(writes, ioReq(nvme.IOWrite, i*stride, pattern(size, round*n+i)[:min(size, stride)]))
-					reads = append(reads, ioReq(nvme.IORead, i*stride, make([]byte, min(size, stride))))
+					writes = append(writes, ioReq(nvme.IOWrite, i*stride, pattern(size, round*n+i)))
+					reads = append(reads, ioReq(nvme.IORead, i*stride, make([]byte, size)))
 				}
 				c.ok(writes...)
 				c.ok(reads...)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/verbs"
@@ -17,7 +18,7 @@ var (
 	errShutdown       = errors.New("rdma: target shut down")
 )
 
-// listenerMu guards a listener's state. Nothing is locked under it.
+// listenerMu guards a listener's state. Under it a queue's life is locked.
 type listenerMu struct{}
 
 // listenerWork is the class of the wait for a listener's goroutines: its
@@ -242,11 +243,12 @@ func (l *Listener) free() error {
 	return errors.Join(append(errs, l.pd.Dealloc())...)
 }
 
-// add enters a queue in the list, unless the listener is closed.
-func (l *Listener) add(q *queue) bool {
+// admit enters a queue in the list, unless the listener is closed, and in the
+// same step admits it: who finds it in the list may end it.
+func (l *Listener) admit(q *queue, g *admission.Grant) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed || !q.life.Admit(g) {
 		return false
 	}
 	l.queues[q] = struct{}{}

@@ -43,7 +43,8 @@ type slab struct {
 	mr    verbs.MR // nil where a local DMA key covers all memory
 	lkey  uint32
 	class int
-	free  []uint16 // indices of chunks
+	free  []uint16                     // indices of chunks
+	taken [slabSize / 4096 / 64]uint64 // the others, a bit each
 
 	// prev and next link the slabs of a class that have free chunks; listed
 	// says whether the slab is among them.
@@ -107,6 +108,7 @@ func (p *pool) alloc(to []chunk, n int) ([]chunk, bool) {
 		}
 		last := len(s.free) - 1
 		to = append(to, chunk{s, s.free[last]})
+		s.taken[s.free[last]/64] |= 1 << (s.free[last] % 64)
 		if s.free = s.free[:last]; last == 0 {
 			p.unlist(s)
 		}
@@ -133,9 +135,11 @@ func (p *pool) free(chunks []chunk) {
 
 func (p *pool) put(c chunk) {
 	s := c.slab
-	if len(s.free) == s.total() {
+	bit := uint64(1) << (c.index % 64)
+	if s.taken[c.index/64]&bit == 0 {
 		panic(fmt.Sprintf("rdma: buffer %d of %d bytes given back twice", c.index, chunkSizes[s.class]))
 	}
+	s.taken[c.index/64] &^= bit
 	s.free = append(s.free, c.index)
 	if !s.listed {
 		p.list(s)

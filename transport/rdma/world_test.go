@@ -261,3 +261,7 @@ func (c *client) onTarget(fn func()) {
 		c.w.Fatal(err)
 	}
 }
+
+func withPort(a netip.AddrPort, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr(), port)
+}

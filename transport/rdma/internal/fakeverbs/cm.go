@@ -214,14 +214,13 @@ func (c *conn) reply(peerQPN uint32, p rdmacm.ConnParam) {
 	}
 	c.stage = established
 	c.emit(rdmacm.Event{Type: rdmacm.Established, Param: p})
-	if c.dev.net.holdRTU.Load() {
-		return
-	}
-	c.peer.do(func() {
-		if s := c.peer; s.stage == accepting {
-			s.stage = established
-			s.emit(rdmacm.Event{Type: rdmacm.Established})
-		}
+	c.dev.net.rtu(func() {
+		c.peer.do(func() {
+			if s := c.peer; s.stage == accepting {
+				s.stage = established
+				s.emit(rdmacm.Event{Type: rdmacm.Established})
+			}
+		})
 	})
 }
 

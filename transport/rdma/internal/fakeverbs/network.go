@@ -28,8 +28,10 @@ type Network struct {
 	lastQPN   uint32                       // guarded by mu
 	lastPort  uint16                       // guarded by mu
 
-	holdAcks atomic.Bool
-	holdRTU  atomic.Bool
+	holdAcks    atomic.Bool
+	holdFlushes atomic.Bool
+	holdRTU     bool     // guarded by mu
+	rtus        []func() // guarded by mu: held
 }
 
 // HoldAcks makes work requests that the peer has carried out not complete,
@@ -46,9 +48,34 @@ func (n *Network) HoldAcks(hold bool) {
 	}
 }
 
-// HoldRTU makes passive ends of new connections never hear that the active end
-// is there.
-func (n *Network) HoldRTU(hold bool) { n.holdRTU.Store(hold) }
+// HoldFlushes makes queue pairs that go to Err flush nothing: a device that is
+// stuck. Reset still takes everything back.
+func (n *Network) HoldFlushes(hold bool) { n.holdFlushes.Store(hold) }
+
+// HoldRTU makes passive ends of new connections not hear that the active end is
+// there, until it is called with false.
+func (n *Network) HoldRTU(hold bool) {
+	n.mu.Lock()
+	held := n.rtus
+	n.rtus, n.holdRTU = nil, hold
+	n.mu.Unlock()
+	for _, rtu := range held {
+		rtu()
+	}
+}
+
+// rtu calls fn, now or when RTUs are no longer held.
+func (n *Network) rtu(fn func()) {
+	n.mu.Lock()
+	hold := n.holdRTU
+	if hold {
+		n.rtus = append(n.rtus, fn)
+	}
+	n.mu.Unlock()
+	if !hold {
+		fn()
+	}
+}
 
 // Options say how a device differs from the usual one.
 type Options struct {

@@ -260,7 +260,9 @@ func (q *qp) deliver(e *entry) {
 // acknowledge takes the ends of entries from the peer.
 func (q *qp) acknowledge() {
 	if q.state == verbs.Err {
-		q.flushSends()
+		if !q.dev.net.holdFlushes.Load() {
+			q.flushSends()
+		}
 		return
 	}
 	if q.dev.net.holdAcks.Load() {
@@ -321,6 +323,9 @@ func (q *qp) event(err error) {
 func (q *qp) toErr() {
 	q.state = verbs.Err
 	q.arrived = nil
+	if q.dev.net.holdFlushes.Load() {
+		return
+	}
 	q.flushSends()
 	q.flushReceives()
 }
