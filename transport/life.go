@@ -63,7 +63,9 @@ type LifeConfig struct {
 	Queues   *Queues
 	Delete   *workqueue.Queue // runs releases and nothing else
 	Releaser Releaser
-	Grant    *admission.Grant // returned last; nil if nothing was charged
+	// Grant is returned last. Nil if nothing is charged, or not yet: see
+	// [Life.Admit].
+	Grant *admission.Grant
 	// DrainTimeout and QuiesceTimeout bound the waits of a release. Zero means
 	// the defaults.
 	DrainTimeout, QuiesceTimeout time.Duration
@@ -84,10 +86,11 @@ type Life struct {
 	release workqueue.Work
 
 	mu    lockdep.Mutex[lifeMu]
-	state State     // guarded by mu
-	since time.Time // guarded by mu
-	cause error     // guarded by mu: why it leaves
-	queue Queue     // guarded by mu
+	state State            // guarded by mu
+	since time.Time        // guarded by mu
+	cause error            // guarded by mu: why it leaves
+	queue Queue            // guarded by mu
+	grant *admission.Grant // guarded by mu
 }
 
 // Init begins a life, in [Waiting], and enters it in the list of queues.
@@ -99,6 +102,7 @@ func (l *Life) Init(cfg LifeConfig) {
 		cfg.QuiesceTimeout = DefaultQuiesceTimeout
 	}
 	l.cfg = cfg
+	l.grant = cfg.Grant
 	l.since = time.Now()
 	l.release.Init("release queue", l.runRelease)
 	cfg.Queues.add(l)
@@ -130,6 +134,18 @@ func (l *Life) Cause() error {
 // table has no such move, because somebody else made one first.
 func (l *Life) Move(to State) bool { return l.move(to, nil) }
 
+// Admit moves a waiting queue to [Connecting], charged with g, and reports
+// whether it did: if not, g is still the caller's.
+func (l *Life) Admit(g *admission.Grant) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.moveLocked(Connecting, nil) {
+		return false
+	}
+	l.grant = g
+	return true
+}
+
 // Leave moves a queue that is connecting or live to [Disconnecting] and
 // reports whether this call did: the first cause wins.
 func (l *Life) Leave(cause error) bool { return l.move(Disconnecting, cause) }
@@ -137,6 +153,10 @@ func (l *Life) Leave(cause error) bool { return l.move(Disconnecting, cause) }
 func (l *Life) move(to State, cause error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.moveLocked(to, cause)
+}
+
+func (l *Life) moveLocked(to State, cause error) bool {
 	if !nextState[l.state][to] {
 		return false
 	}
@@ -171,7 +191,7 @@ func (l *Life) runRelease() {
 	// Not before the drain: a cause from outside the shard may come while the
 	// core is opening the queue, and what it opened must be destroyed.
 	l.mu.Lock()
-	q := l.queue
+	q, grant := l.queue, l.grant
 	l.mu.Unlock()
 	orphans := 0
 	if q != nil {
@@ -182,7 +202,7 @@ func (l *Life) runRelease() {
 	if l.move(Freed, nil) {
 		l.cfg.Queues.remove(l)
 	}
-	if l.cfg.Grant != nil {
-		l.cfg.Grant.Return() // 4. last: only now may another take its place
+	if grant != nil {
+		grant.Return() // 4. last: only now may another take its place
 	}
 }

@@ -218,6 +218,30 @@ func TestReleaseOnce(t *testing.T) {
 	}
 }
 
+// A queue may wait before it is charged; it returns what Admit charged it with.
+func TestAdmit(t *testing.T) {
+	s := newScene(t, LifeConfig{})
+	s.life.Refuse(nil)
+	s.life.cfg.Grant.Return()
+	var l Life
+	cfg := s.life.cfg
+	cfg.Grant = nil
+	l.Init(cfg)
+	grant, err := s.budget.Take(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.Admit(grant) {
+		t.Fatal("a waiting queue is not admitted")
+	}
+	if l.Admit(nil) {
+		t.Error("admitted twice")
+	}
+	l.BeginRelease(nil)
+	s.wq.Flush()
+	s.over(t)
+}
+
 func TestRefuse(t *testing.T) {
 	s := newScene(t, LifeConfig{})
 	if c := s.queues.Counts(); c.Waiting != 1 || c.Total() != 1 || len(s.queues.All()) != 1 {
