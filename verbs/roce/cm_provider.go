@@ -1,0 +1,69 @@
+package roce
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/verbs"
+)
+
+var _ rdmacm.Provider = (*Device)(nil)
+
+// engineLink is the engine as its connection manager sees it.
+type engineLink struct{ *engine }
+
+func (l engineLink) pathMTU(local netip.Addr) int                  { return l.dev.pathMTU(local) }
+func (l engineLink) isLocal(addr netip.Addr) bool                  { return l.dev.isLocal(addr) }
+func (l engineLink) routeTo(remote netip.Addr) (netip.Addr, error) { return l.dev.routeTo(remote) }
+
+// startCM makes the engine's connection manager, on the shard.
+func (e *engine) startCM() {
+	e.cm = newCM(cmConfig{
+		shard:     e.shard,
+		link:      engineLink{e},
+		guid:      e.dev.guid,
+		maxRdAtom: maxRdAtom,
+		maxInitRd: maxRdAtom,
+	})
+}
+
+// stopCM ends it, on the shard.
+func (e *engine) stopCM() { e.cm.close() }
+
+// Device implements [rdmacm.Provider].
+func (d *Device) Device() verbs.Device { return d }
+
+// Listen implements [rdmacm.Provider].
+func (d *Device) Listen(addr netip.AddrPort, request func(rdmacm.Conn, rdmacm.ConnParam)) (func() error, error) {
+	m, s := d.eng.cm, d.cfg.Shard
+	var key netip.AddrPort
+	var err error
+	if runErr := s.Run(func() { key, err = m.listen(addr, request) }); runErr != nil {
+		err = runErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := s.Run(func() { m.unlisten(key) })
+		if errors.Is(err, shard.ErrClosed) {
+			return nil // nobody asks any more either
+		}
+		if err != nil {
+			return fmt.Errorf("roce: end listening at %v: %w", addr, err)
+		}
+		return nil
+	}, nil
+}
+
+// Open implements [rdmacm.Provider].
+func (d *Device) Open(local netip.Addr, remote netip.AddrPort) (rdmacm.Conn, error) {
+	c, err := d.eng.cm.open(local, remote)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
