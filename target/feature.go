@@ -42,7 +42,7 @@ type features struct {
 }
 
 func (c *controller) initFeatures() {
-	c.features.queues = nvme.MakeNumberOfQueues(uint16(c.subsystem.cfg.MaxQueues - 1))
+	c.features.queues = nvme.MakeNumberOfQueues(uint16(max(c.subsystem.cfg.MaxQueues, 1) - 1))
 }
 
 // feature returns the row of a command.

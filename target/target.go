@@ -130,7 +130,7 @@ func New(cfg Config) *Target {
 	t.genctr.Store(1)
 	t.discovery = newSubsystem(t, SubsystemConfig{
 		NQN: nvme.DiscoveryNQN, AllowAnyHost: true,
-		CNTLIDMin: 1, CNTLIDMax: nvme.MaxCNTLID,
+		CNTLIDMin: 1, CNTLIDMax: nvme.MaxCNTLID, MaxQueueDepth: 1 << 16,
 		Serial: deriveSerial(nvme.DiscoveryNQN), Model: DefaultModel,
 	})
 	return t
