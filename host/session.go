@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
@@ -26,6 +27,8 @@ type session struct {
 	info       Info
 	cc         nvme.CC
 	found      map[uint32]*format // by NSID: the last scan
+
+	shuttingDown atomic.Bool
 }
 
 type sessionGoroutines struct{}
@@ -111,7 +114,12 @@ func (s *session) dial(ctx context.Context, p transport.HostQueueParam, queue fu
 
 	cfg := &s.ctrl.cfg
 	p.Remote, p.Local, p.MaxData = cfg.Remote, cfg.Local, cfg.MaxData
-	p.Down = func(cause error) { s.fail(fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause)) }
+	p.Down = func(cause error) {
+		// A controller that is shutting down may end its I/O queues by itself.
+		if p.QID == 0 || !s.shuttingDown.Load() {
+			s.fail(fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause))
+		}
+	}
 	hq, err := cfg.Dialer.Dial(ctx, p)
 	if err != nil {
 		return nil, &step{fmt.Sprintf("connect transport of queue %d", p.QID), err}
@@ -375,12 +383,23 @@ const (
 // shutDown tells the controller that we leave, and waits until it is ready for
 // that [Base 3.6.1].
 func (s *session) shutDown() error {
+	// The I/O queues first, as Linux does: the controller takes them down when it
+	// is shut down, and that is not to be taken for a loss.
+	for _, c := range s.conns {
+		if c.queue != s.adminQueue {
+			c.hq.Disconnect()
+		}
+	}
 	if err := s.propertySet(s.ctx, nvme.PropertyCC, uint64(s.cc.WithSHN(nvme.SHNNormal))); err != nil {
 		return err
 	}
 	timeout := time.Duration(s.info.Identify.RTD3E) * time.Microsecond
 	timeout = min(max(timeout, minShutdown), maxShutdown)
-	return s.await(s.ctx, timeout, "shut down", func(c nvme.CSTS) bool { return c.SHST() == nvme.SHSTComplete })
+	err := s.await(s.ctx, timeout, "shut down", func(c nvme.CSTS) bool { return c.SHST() == nvme.SHSTComplete })
+	if errors.Is(err, ErrLost) {
+		return nil // it has gone: it was ready to
+	}
+	return err
 }
 
 // tearDown ends the session: nothing is sent any more, the queues are
