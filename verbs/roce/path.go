@@ -9,10 +9,11 @@ import (
 )
 
 // Bounds of the packets in flight on a path, over all of its queue pairs: what
-// arrives at once must fit the peer's socket buffer.
+// arrives at once must fit the peer's socket buffer, and the queues on the
+// way, which hold a thousand packets where nobody has changed them.
 const (
 	pathWindowStart = 256
-	pathWindowMax   = 1024
+	pathWindowMax   = 512
 )
 
 // A path is one way from an address of ours to a peer: what all packets on it

@@ -212,9 +212,7 @@ func (r *responder) takeRecv(p *packet) bool {
 
 // failRecv completes the receive of the message at hand with an error.
 func (r *responder) failRecv(status verbs.WCStatus) {
-	if r.recv.SG != nil || r.recv.Len != 0 || r.inMessage == opIsSend || status != verbs.WCWRFlushErr {
-		r.qp.recvCQ.push(verbs.WC{WRID: r.recv.WRID, Status: status, Opcode: verbs.WCRecv, QPN: r.qp.num})
-	}
+	r.qp.recvCQ.push(verbs.WC{WRID: r.recv.WRID, Status: status, Opcode: verbs.WCRecv, QPN: r.qp.num})
 	r.recv, r.inMessage = soft.Recv{}, 0
 }
 
