@@ -56,7 +56,7 @@ func (c *controller) discoveryPage(rq *request) []byte {
 // says in it.
 func (p *Port) reachedLocked(q *queue) Address {
 	l, local := q.param.Limits, q.param.Local
-	here := Address{TRTYPE: l.Type, ADRFAM: l.AdrFam}.reached(local)
+	here := Address{TRTYPE: l.Type, ADRFAM: l.AdrFam, TSAS: l.TSAS}.reached(local)
 	for _, a := range p.cfg.Addresses {
 		if r := a.reached(local); r.TRTYPE == l.Type && (!local.IsValid() || r.TRADDR == here.TRADDR && r.TRSVCID == here.TRSVCID) {
 			return r

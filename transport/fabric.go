@@ -117,6 +117,7 @@ type QueueParam struct {
 type Limits struct {
 	Type           nvme.TransportType
 	AdrFam         nvme.AddressFamily
+	TSAS           nvme.TSAS // as discovery tells it
 	MaxQueueDepth  int  // entries of an I/O queue, for CAP.MQES and MAXCMD
 	MaxData        int  // bytes of data of a command, for MDTS
 	InCapsule      int  // bytes of in-capsule data of an I/O queue, for IOCCSZ
