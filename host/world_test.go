@@ -1,0 +1,329 @@
+package host_test
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/fabrid/fabrid/admission"
+	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/host"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/target"
+	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/transport/loop"
+	"github.com/fabrid/fabrid/workqueue"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	subNQN  = "nqn.2025-01.example:sub"
+	hostNQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000001"
+)
+
+var (
+	addr   = netip.MustParseAddrPort("192.0.2.1:4420")
+	hostID = nvme.UUID{0: 1, 15: 2}
+)
+
+// A world is a target with one subsystem and a memory device of 1 MiB, behind a
+// listener of the loop fabric, and a dialer with faults.
+type world struct {
+	t      testing.TB
+	target *target.Target
+	sub    *target.Subsystem
+	port   *target.Port
+	dev    *bdev.Faulty
+
+	targetShards, hostShards []*shard.Shard
+	queues                   transport.Queues
+	delete                   *workqueue.Queue
+	budget                   *admission.Budget
+	network                  *loop.Network
+	listener                 *loop.Listener // nil while nobody listens
+	loopConfig               loop.Config
+	dialer                   *dialer
+}
+
+// newWorld makes a world: in a bubble of synctest with simulated shards, else
+// with real ones.
+func newWorld(t testing.TB, sim bool, sub target.SubsystemConfig) *world {
+	t.Helper()
+	w := &world{
+		t: t, target: target.New(target.Config{}),
+		delete: workqueue.New(workqueue.Config{Name: "delete"}), budget: admission.New(admission.Limits{}),
+		network: loop.NewNetwork(),
+	}
+	for range 2 {
+		w.targetShards = append(w.targetShards, w.newShard(sim, "target"))
+		w.hostShards = append(w.hostShards, w.newShard(sim, "host"))
+	}
+	mem, err := bdev.NewMemory(bdev.MemoryConfig{Size: 1 << 20, BlockSize: 512})
+	w.must(err)
+	w.dev = bdev.NewFaulty(mem)
+	if sub.NQN == "" {
+		sub.NQN, sub.AllowAnyHost = subNQN, true
+	}
+	w.sub, err = w.target.AddSubsystem(sub)
+	w.must(err)
+	_, err = w.sub.AddNamespace(target.NamespaceConfig{NSID: 1, Device: w.dev})
+	w.must(err)
+	w.port, err = w.target.AddPort(target.PortConfig{ID: 1, Addresses: []target.Address{
+		{TRTYPE: nvme.TransportLoop, ADRFAM: nvme.AddressIPv4, TRADDR: "192.0.2.1", TRSVCID: "4420"},
+	}})
+	w.must(err)
+	w.must(w.port.Link(w.sub))
+	w.loopConfig = loop.Config{MaxData: 64 << 10}
+	w.listen()
+	d, err := w.network.NewDialer(w.hostShards...)
+	w.must(err)
+	w.dialer = &dialer{inner: d}
+	return w
+}
+
+func (w *world) newShard(sim bool, name string) *shard.Shard {
+	if sim {
+		return shard.NewSim(shard.Config{Name: name})
+	}
+	s, err := shard.New(shard.Config{Name: name})
+	w.must(err)
+	return s
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// listen starts the listener.
+func (w *world) listen() {
+	w.t.Helper()
+	cfg := w.loopConfig
+	cfg.Addr, cfg.Shards = addr, w.targetShards
+	cfg.Core, cfg.Queues, cfg.Delete, cfg.Budget = w.port, &w.queues, w.delete, w.budget
+	var err error
+	w.listener, err = w.network.Listen(cfg)
+	w.must(err)
+}
+
+// unplug ends the listener: queues go down and nobody answers any more.
+func (w *world) unplug() {
+	w.t.Helper()
+	if w.listener != nil {
+		w.must(w.listener.Shutdown(context.Background()))
+		w.listener = nil
+	}
+}
+
+// close ends the world and checks that nothing is left.
+func (w *world) close() {
+	w.t.Helper()
+	w.unplug()
+	w.delete.Drain()
+	if c := w.queues.Counts(); c.Total() != 0 || len(w.queues.All()) != 0 {
+		w.t.Errorf("queues left: %+v", c)
+	}
+	if n, bytes := w.budget.Used(); n != 0 || bytes != 0 {
+		w.t.Errorf("%d queues and %d bytes are still charged", n, bytes)
+	}
+	w.must(w.target.Close())
+	if c := w.target.Counts(); c.Controllers != 0 || c.Queues != 0 {
+		w.t.Errorf("left in the target: %+v", c)
+	}
+	w.delete.Destroy()
+	w.must(w.dev.Close())
+	for _, s := range append(w.targetShards, w.hostShards...) {
+		w.must(s.Close())
+	}
+}
+
+func (w *world) config() host.Config {
+	return host.Config{
+		Dialer: w.dialer, Remote: addr, NQN: subNQN, HostNQN: hostNQN, HostID: hostID,
+		NrIOQueues: 2, QueueSize: 32,
+	}
+}
+
+func (w *world) connect(cfg host.Config) *host.Controller {
+	w.t.Helper()
+	c, err := host.Connect(context.Background(), cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) disconnect(c *host.Controller) {
+	w.t.Helper()
+	if err := c.Disconnect(context.Background()); err != nil {
+		w.t.Errorf("disconnect: %v", err)
+	}
+	if s := c.State(); s != host.Dead {
+		w.t.Errorf("state %v after Disconnect", s)
+	}
+}
+
+func (w *world) namespace(c *host.Controller) *host.Namespace {
+	w.t.Helper()
+	n, err := c.Namespace(1)
+	w.must(err)
+	return n
+}
+
+// A dialer passes dials on, and makes faults on demand.
+type dialer struct {
+	inner transport.Dialer
+
+	mu    sync.Mutex
+	dials []dial
+	// swallow, if set, says which commands the target never sees.
+	swallow func(qid uint16, c nvme.Command) bool
+	// watch, if set, is told every command before it is sent.
+	watch func(qid uint16, c nvme.Command)
+	// mangle, if set, may change what a command ended with.
+	mangle func(qid uint16, r *transport.HostRequest)
+}
+
+type dial struct {
+	at  time.Time
+	qid uint16
+}
+
+func (d *dialer) set(fn func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fn()
+}
+
+// adminDials is when admin queues were dialed.
+func (d *dialer) adminDials() []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []time.Time
+	for _, x := range d.dials {
+		if x.qid == 0 {
+			all = append(all, x.at)
+		}
+	}
+	return all
+}
+
+func (d *dialer) Dial(ctx context.Context, p transport.HostQueueParam) (transport.HostQueue, error) {
+	d.mu.Lock()
+	d.dials = append(d.dials, dial{time.Now(), p.QID})
+	d.mu.Unlock()
+	q := &faultyQueue{d: d, qid: p.QID}
+	down := p.Down
+	p.Down = func(cause error) {
+		q.giveBack()
+		down(cause)
+	}
+	var err error
+	q.HostQueue, err = d.inner.Dial(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+type faultyQueue struct {
+	transport.HostQueue
+	d         *dialer
+	qid       uint16
+	swallowed []*transport.HostRequest
+}
+
+func (q *faultyQueue) Submit(r *transport.HostRequest) error {
+	q.d.mu.Lock()
+	swallow, watch, mangle := q.d.swallow, q.d.watch, q.d.mangle
+	q.d.mu.Unlock()
+	c := nvme.Command(r.Command[:])
+	if watch != nil {
+		watch(q.qid, c)
+	}
+	if swallow != nil && swallow(q.qid, c) {
+		q.swallowed = append(q.swallowed, r)
+		return nil
+	}
+	if mangle != nil {
+		done := r.Done
+		r.Done = func(r *transport.HostRequest) {
+			r.Done = done
+			mangle(q.qid, r)
+			done(r)
+		}
+		if err := q.HostQueue.Submit(r); err != nil {
+			r.Done = done
+			return err
+		}
+		return nil
+	}
+	return q.HostQueue.Submit(r)
+}
+
+func (q *faultyQueue) giveBack() {
+	all := q.swallowed
+	q.swallowed = nil
+	for _, r := range all {
+		r.Err = transport.ErrQueueDown
+		r.Done(r)
+	}
+}
+
+func (q *faultyQueue) Disconnect() {
+	_ = q.Shard().Run(q.giveBack)
+	q.HostQueue.Disconnect()
+}
+
+// log collects events.
+type eventLog struct {
+	mu  sync.Mutex
+	all []string
+	at  []time.Time
+	c   chan string
+}
+
+func newEventLog() *eventLog { return &eventLog{c: make(chan string, 1024)} }
+
+func (l *eventLog) note(s string) {
+	l.mu.Lock()
+	l.all, l.at = append(l.all, s), append(l.at, time.Now())
+	l.mu.Unlock()
+	l.c <- s
+}
+
+// wait waits for the given event, over others.
+func (l *eventLog) wait(t testing.TB, want string) {
+	t.Helper()
+	timeout := time.After(time.Hour)
+	for {
+		select {
+		case s := <-l.c:
+			if s == want {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("no event %q; there were %q", want, l.all)
+		}
+	}
+}
+
+func (l *eventLog) events() host.Events {
+	return host.Events{
+		Lost:              func(error) { l.note("lost") },
+		ConnectFailed:     func(int, error) { l.note("connect failed") },
+		Reconnected:       func(int) { l.note("reconnected") },
+		Dead:              func(error) { l.note("dead") },
+		NamespacesChanged: func() { l.note("namespaces changed") },
+		DiscoveryChanged:  func() { l.note("discovery changed") },
+		Warning:           func(err error) { l.note("warning: " + err.Error()) },
+	}
+}
