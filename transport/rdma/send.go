@@ -137,13 +137,17 @@ func (q *queue) readDone(wc *verbs.WC) {
 	r.pull.reads--
 	if wc.Status != verbs.WCSuccess && r.pull.err == nil {
 		r.pull.err = fmt.Errorf("rdma: queue %d: RDMA READ of %d bytes: %v", q.qid, r.Length, wc.Status)
+		q.tx.pulls.remove(r)
 	}
 	q.check(wc)
 	switch {
 	case r.state != reqPulling || r.pull.reads > 0:
 	case r.pull.err != nil:
-		q.tx.pulls.remove(r)
-		q.dataFailed(r)
+		// If this is a flush whose cause is still on its way, fail tells the core
+		// that there will be no data, after Down.
+		if q.down {
+			q.dataFailed(r)
+		}
 	case r.pull.posted == r.Length:
 		r.state = reqCore
 		q.core.DataReady(&r.Request, nil)

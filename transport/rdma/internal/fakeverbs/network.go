@@ -161,7 +161,11 @@ func (d *Device) AllocPD() (verbs.PD, error) {
 func (n *Network) addQP(q *qp) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lastQPN++
+	// Far from the beginning, and never one that was there shortly before.
+	n.lastQPN = (n.lastQPN + 1) & (1<<24 - 1)
+	if n.lastQPN < 0x100 || n.lastQPN == 1<<24-1 {
+		n.lastQPN = 0x100
+	}
 	q.num = n.lastQPN
 	n.qps[q.num] = q
 }

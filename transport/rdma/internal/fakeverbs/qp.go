@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/shard"
@@ -54,6 +55,8 @@ type qp struct {
 
 	pumpFlusher    shard.Flusher
 	respondFlusher shard.Flusher
+	retryTimer     shard.Timer // until a peer that is gone is given up
+	rnrTimer       shard.Timer // until the peer gives us up
 
 	mu      lockdep.Mutex[wireMu]
 	inbox   []*entry // guarded by mu
@@ -87,6 +90,8 @@ func (p *pd) CreateQP(a verbs.QPInitAttr) (verbs.QP, error) {
 	q.clear()
 	q.pumpFlusher.Fn = q.pump
 	q.respondFlusher.Fn = q.respond
+	q.retryTimer.Fn = q.giveUp
+	q.rnrTimer.Fn = q.rnrOver
 	q.inTask.Fn = q.receive
 	q.ackTask.Fn = q.acknowledge
 	s.users++
@@ -108,6 +113,8 @@ func (q *qp) clear() {
 	q.head, q.next, q.tail, q.reads, q.stopped = 0, 0, 0, 0, false
 	q.rq.head, q.rq.tail = 0, 0
 	q.arrived, q.peer = nil, nil
+	q.shard.Disarm(&q.retryTimer)
+	q.shard.Disarm(&q.rnrTimer)
 }
 
 func (q *qp) Num() uint32          { return q.num }
@@ -118,6 +125,9 @@ func (q *qp) at(i int) *entry { return q.sq[i%len(q.sq)] }
 func (q *qp) Connect(a verbs.QPAttr) error {
 	if q.state != verbs.Init {
 		return &verbs.StateError{Op: "connect QP", From: q.state, To: verbs.RTS}
+	}
+	if !a.Path.Remote.IsValid() || a.Path.MTU < 256 || a.Path.MTU > 4096 || a.Path.MTU&(a.Path.MTU-1) != 0 {
+		return fmt.Errorf("verbs: connect QP: no path to %v with MTU %d", a.Path.Remote, a.Path.MTU)
 	}
 	q.state, q.conn = verbs.RTS, a
 	q.peer = q.dev.net.findQP(a.DestQPN)
@@ -188,6 +198,9 @@ func (q *qp) PostSend(wrs []verbs.SendWR) error {
 		if len(wrs[i].SG) > q.init.MaxSendSGE {
 			return verbs.ErrTooManySGE
 		}
+		if wrs[i].Opcode > verbs.WRLocalInv {
+			return fmt.Errorf("verbs: post send: opcode %d", wrs[i].Opcode)
+		}
 	}
 	for i := range wrs {
 		e := q.at(q.tail)
@@ -224,7 +237,7 @@ func (q *qp) pump() {
 		need := verbs.Access(0)
 		if e.wr.Opcode == verbs.WRRDMARead {
 			need = verbs.AccessLocalWrite
-			if q.reads >= max(1, q.conn.MaxRdAtomic) {
+			if q.reads > 0 && q.reads >= q.conn.MaxRdAtomic {
 				break
 			}
 		}
@@ -235,6 +248,8 @@ func (q *qp) pump() {
 			local(q.pd.invalidate(e.wr.RKey), verbs.WCLocQPOpErr)
 		case !q.pd.local(e.wr.SG, need):
 			local(false, verbs.WCLocProtErr)
+		case e.wr.Opcode == verbs.WRRDMARead && q.conn.MaxRdAtomic == 0:
+			local(false, verbs.WCLocQPOpErr)
 		default:
 			if e.wr.Opcode == verbs.WRRDMARead {
 				q.reads++
@@ -242,6 +257,8 @@ func (q *qp) pump() {
 			e.stage.Store(inFlight)
 			if q.peer != nil {
 				q.peer.deliver(e)
+			} else {
+				e.unanswered()
 			}
 		}
 		q.next++
@@ -270,7 +287,9 @@ func (q *qp) acknowledge() {
 	}
 	q.mu.Lock()
 	for i, e := range q.acks {
-		if e.owner == q && !e.acked {
+		if e.status == verbs.WCRetryExcErr {
+			q.unanswered()
+		} else if !e.acked {
 			e.acked = true
 			if e.wr.Opcode == verbs.WRRDMARead {
 				q.reads--
@@ -281,6 +300,23 @@ func (q *qp) acknowledge() {
 	q.acks = q.acks[:0]
 	q.mu.Unlock()
 	q.pump()
+}
+
+// unanswered is told that the peer is silent. Without a timeout that is for
+// ever.
+func (q *qp) unanswered() {
+	if q.conn.Timeout > 0 && !q.retryTimer.Armed() {
+		ack := 4096 * time.Nanosecond << q.conn.Timeout
+		q.shard.Arm(&q.retryTimer, q.shard.Now()+ack*time.Duration(q.conn.RetryCnt+1))
+	}
+}
+
+// giveUp ends the oldest work request: its retries have run out.
+func (q *qp) giveUp() {
+	if q.state == verbs.RTS && q.head < q.next {
+		q.at(q.head).acked = true
+		q.retire()
+	}
 }
 
 // retire completes entries in order.
@@ -359,6 +395,8 @@ func (q *qp) Destroy() error {
 	q.state = verbs.Reset
 	q.forget()
 	q.arrived = nil
+	q.shard.Disarm(&q.retryTimer)
+	q.shard.Disarm(&q.rnrTimer)
 	q.dev.net.removeQP(q)
 	q.sendCQ.users--
 	q.recvCQ.users--

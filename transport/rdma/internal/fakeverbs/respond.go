@@ -2,6 +2,7 @@ package fakeverbs
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -25,12 +26,17 @@ func (q *qp) respond() {
 			break // it will be sent again
 		}
 		if q.state != verbs.RTS || e.owner.num != q.conn.DestQPN {
+			e.unanswered()
 			done++
 			continue
 		}
 		if needsReceive(e.wr.Opcode) && !q.haveReceive() {
-			break // RNR
+			if n := e.owner.conn.RNRRetry; n < 7 && !q.rnrTimer.Armed() {
+				q.shard.Arm(&q.rnrTimer, q.shard.Now()+time.Duration(n+1)*5*time.Millisecond)
+			}
+			break
 		}
+		q.shard.Disarm(&q.rnrTimer)
 		done++
 		if !e.stage.CompareAndSwap(inFlight, executing) {
 			continue // taken back
@@ -49,6 +55,28 @@ func (q *qp) respond() {
 		n := copy(q.arrived, q.arrived[done:])
 		clear(q.arrived[n:])
 		q.arrived = q.arrived[:n]
+	}
+}
+
+// rnrOver has the peer give up its oldest message.
+func (q *qp) rnrOver() {
+	if len(q.arrived) == 0 {
+		return
+	}
+	if e := q.arrived[0]; e.stage.CompareAndSwap(inFlight, executing) {
+		e.status = verbs.WCRNRRetryExcErr
+		e.stage.Store(executed)
+		e.owner.ack(e)
+	}
+	q.arrived = nil
+}
+
+// unanswered says that nobody answers to an entry.
+func (e *entry) unanswered() {
+	if e.stage.CompareAndSwap(inFlight, executing) {
+		e.status = verbs.WCRetryExcErr
+		e.stage.Store(executed)
+		e.owner.ack(e)
 	}
 }
 
