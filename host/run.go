@@ -47,9 +47,17 @@ func (c *Controller) run(s *session) {
 // goLive lets commands flow over a session that has been established.
 func (c *Controller) goLive(s *session) {
 	c.setNamespaces(s)
+	id := &s.info.Identify
+	var delay [4]time.Duration
+	for i, crdt := range [3]uint16{id.CRDT1, id.CRDT2, id.CRDT3} {
+		delay[i+1] = time.Duration(crdt) * 100 * time.Millisecond
+	}
 	for i, q := range c.queues {
 		if i < s.info.Queues {
-			_ = q.shard.Run(q.start)
+			_ = q.shard.Run(func() {
+				q.retryDelay = delay
+				q.start()
+			})
 			continue
 		}
 		q.usable.Store(false)

@@ -1,0 +1,679 @@
+package host_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/host"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/target"
+	"github.com/fabrid/fabrid/transport"
+)
+
+// bubble runs fn in a world of simulated shards and virtual time.
+func bubble(t *testing.T, fn func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, target.SubsystemConfig{})
+		fn(t, w)
+		w.close()
+	})
+}
+
+// async runs fn on a goroutine of its own.
+func async(fn func() error) <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- fn() }()
+	return c
+}
+
+func isKeepAlive(c nvme.Command) bool {
+	return !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminKeepAlive)
+}
+
+// An idle host sends a Keep Alive every KATO/4, as the controller counts any
+// traffic; a busy one none; and a controller that does not gets one every
+// KATO/2 whatever else is sent.
+func TestKeepAlive(t *testing.T) {
+	for _, tbkas := range []bool{true, false} {
+		bubble(t, func(t *testing.T, w *world) {
+			var at []time.Duration
+			start := time.Now()
+			w.dialer.watch = func(qid uint16, c nvme.Command) {
+				if qid == 0 && isKeepAlive(c) {
+					w.dialer.set(func() { at = append(at, time.Since(start)) })
+				}
+			}
+			if !tbkas {
+				w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
+					c := nvme.Command(r.Command[:])
+					if !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSController {
+						var id nvme.IdentifyController
+						if err := id.Parse(r.Data); err != nil {
+							t.Error(err)
+						}
+						id.CTRATT &^= nvme.CTRATTTBKAS
+						copy(r.Data, id.AppendTo(nil))
+					}
+				}
+			}
+			cfg := w.config()
+			cfg.KATO = 8 * time.Second
+			c := w.connect(cfg)
+			n := w.namespace(c)
+			time.Sleep(13 * time.Second) // idle
+			period := 4 * time.Second
+			if tbkas {
+				period = 2 * time.Second
+			}
+			synctest.Wait()
+			var idle []time.Duration
+			for d := period; d < 13*time.Second; d += period {
+				if tbkas && d == period {
+					continue // the connect was traffic
+				}
+				idle = append(idle, d)
+			}
+			if !slices.Equal(at, idle) {
+				t.Errorf("TBKAS %v: idle Keep Alives at %v, want %v", tbkas, at, idle)
+			}
+			at = nil
+			for range 60 { // busy
+				time.Sleep(500 * time.Millisecond)
+				w.must(n.Flush(context.Background()))
+			}
+			switch {
+			case tbkas && len(at) != 0:
+				t.Errorf("TBKAS: busy Keep Alives at %v", at)
+			case !tbkas && (len(at) < 7 || len(at) > 8):
+				t.Errorf("busy Keep Alives at %v", at)
+			}
+			if c.State() != host.Live || c.Reconnects() != 0 {
+				t.Errorf("state %v, %d reconnects", c.State(), c.Reconnects())
+			}
+			w.disconnect(c)
+		})
+	}
+}
+
+// No answer to a Keep Alive within KATO: the connection is given up, and made
+// again after ReconnectDelay.
+func TestKeepAliveUnanswered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		var sent time.Time
+		w.dialer.set(func() {
+			w.dialer.swallow = func(_ uint16, c nvme.Command) bool {
+				if isKeepAlive(c) {
+					sent = time.Now()
+				}
+				return isKeepAlive(c)
+			}
+		})
+		l.wait(t, "lost")
+		if d := time.Since(sent); d != host.DefaultKATO {
+			t.Errorf("given up %v after the Keep Alive", d)
+		}
+		if err := c.Cause(); !errors.Is(err, host.ErrLost) || !strings.Contains(err.Error(), "Keep Alive within 5s") {
+			t.Errorf("cause %v", err)
+		}
+		w.dialer.set(func() { w.dialer.swallow = nil })
+		lost := time.Now()
+		l.wait(t, "reconnected")
+		if d := time.Since(lost); d != host.DefaultReconnectDelay {
+			t.Errorf("reconnected after %v", d)
+		}
+		w.must(w.namespace(c).Flush(context.Background()))
+		w.disconnect(c)
+	})
+}
+
+// Attempts come every 10 s exactly, and I/O waits for the one that succeeds.
+func TestReconnect(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		data := bytes.Repeat([]byte{7}, 4096)
+		w.must(n.Write(context.Background(), 8, data))
+
+		lost := time.Now()
+		w.unplug()
+		l.wait(t, "lost")
+		if c.State() != host.Connecting || !errors.Is(c.Cause(), host.ErrLost) {
+			t.Errorf("state %v, cause %v", c.State(), c.Cause())
+		}
+		got := make([]byte, 4096)
+		read := async(func() error { return n.Read(context.Background(), 8, got) })
+		ident := async(func() error {
+			_, err := c.Identify(context.Background(), nvme.IdentifyCommand{CNS: nvme.CNSController})
+			return err
+		})
+		time.Sleep(35 * time.Second)
+		select {
+		case err := <-read:
+			t.Fatalf("the read did not wait: %v", err)
+		default:
+		}
+		w.listen()
+		w.must(<-read)
+		if d := time.Since(lost); d != 40*time.Second || !bytes.Equal(got, data) {
+			t.Errorf("read after %v, the right data: %v", d, bytes.Equal(got, data))
+		}
+		w.must(<-ident)
+		l.wait(t, "reconnected")
+		var at []time.Duration
+		for _, d := range w.dialer.adminDials()[1:] {
+			at = append(at, d.Sub(lost))
+		}
+		if want := []time.Duration{10 * time.Second, 20 * time.Second, 30 * time.Second, 40 * time.Second}; !slices.Equal(at, want) {
+			t.Errorf("attempts at %v, want %v", at, want)
+		}
+		if want := []string{"lost", "connect failed", "connect failed", "connect failed", "reconnected"}; !slices.Equal(l.all, want) {
+			t.Errorf("events %q, want %q", l.all, want)
+		}
+		if c.Reconnects() != 1 || c.State() != host.Live {
+			t.Errorf("%d reconnects, state %v", c.Reconnects(), c.State())
+		}
+		w.disconnect(c)
+	})
+}
+
+// After CtrlLossTMO / ReconnectDelay attempts the controller is given up, and
+// what waited for it fails.
+func TestCtrlLoss(t *testing.T) {
+	for _, x := range []struct {
+		name       string
+		delay, tmo time.Duration
+		attempts   int
+	}{
+		{"defaults", 0, 0, 60},
+		{"rounded up", 4 * time.Second, 10 * time.Second, 3},
+		{"off", 0, host.Off, 0},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				l := newEventLog()
+				cfg := w.config()
+				cfg.ReconnectDelay, cfg.CtrlLossTMO, cfg.Events = x.delay, x.tmo, l.events()
+				c := w.connect(cfg)
+				n := w.namespace(c)
+				lost := time.Now()
+				w.unplug()
+				flush := async(func() error { return n.Flush(context.Background()) })
+				l.wait(t, "dead")
+				delay := x.delay
+				if delay == 0 {
+					delay = host.DefaultReconnectDelay
+				}
+				if d := time.Since(lost); d != time.Duration(x.attempts)*delay {
+					t.Errorf("given up after %v", d)
+				}
+				if k := len(w.dialer.adminDials()) - 1; k != x.attempts {
+					t.Errorf("%d attempts, want %d", k, x.attempts)
+				}
+				if err := <-flush; !errors.Is(err, host.ErrLost) {
+					t.Errorf("what waited ended with %v", err)
+				}
+				if err := n.Flush(context.Background()); !errors.Is(err, host.ErrLost) {
+					t.Errorf("what came later ended with %v", err)
+				}
+				if _, err := c.Identify(context.Background(), nvme.IdentifyCommand{CNS: nvme.CNSController}); !errors.Is(err, host.ErrLost) {
+					t.Errorf("Identify ended with %v", err)
+				}
+				<-c.Done()
+				w.disconnect(c)
+			})
+		})
+	}
+}
+
+// There is no end with Forever, but Disconnect's.
+func TestReconnectForever(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cfg := w.config()
+		cfg.CtrlLossTMO = host.Forever
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		w.unplug()
+		flush := async(func() error { return n.Flush(context.Background()) })
+		time.Sleep(24*time.Hour + time.Second)
+		if k := len(w.dialer.adminDials()) - 1; k != 8640 || c.State() != host.Connecting {
+			t.Errorf("%d attempts, state %v", k, c.State())
+		}
+		w.disconnect(c)
+		if err := <-flush; !errors.Is(err, host.ErrClosed) {
+			t.Errorf("what waited ended with %v", err)
+		}
+	})
+}
+
+// A status with DNR ends the attempts; one without does not.
+func TestReconnectDNR(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		busy := true
+		w.dialer.set(func() {
+			w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
+				if c := nvme.Command(r.Command[:]); busy && c.IsFabrics() && c.FCTYPE() == nvme.FabricsConnect {
+					r.Completion.Status = nvme.ConnectControllerBusy // without DNR
+				}
+			}
+		})
+		lost := time.Now()
+		w.unplug()
+		w.listen()
+		l.wait(t, "connect failed")
+		l.wait(t, "connect failed")
+		w.dialer.set(func() { busy = false })
+		w.must(w.port.Unlink(w.sub)) // unknown here from now on: DNR
+		l.wait(t, "dead")
+		if d := time.Since(lost); d != 30*time.Second {
+			t.Errorf("given up after %v", d)
+		}
+		if err := c.Cause(); !host.DNR(err) || !errors.Is(err, host.ErrLost) || !errors.Is(err, nvme.ConnectInvalidParameters) {
+			t.Errorf("cause %v", err)
+		}
+		w.disconnect(c)
+	})
+}
+
+func TestFastIOFail(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.FastIOFailTMO, cfg.Events = 15*time.Second, l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		lost := time.Now()
+		w.unplug()
+		if err := n.Flush(context.Background()); !errors.Is(err, host.ErrLost) || time.Since(lost) != 15*time.Second {
+			t.Errorf("%v after %v", err, time.Since(lost))
+		}
+		if err := n.Flush(context.Background()); !errors.Is(err, host.ErrLost) || time.Since(lost) != 15*time.Second {
+			t.Errorf("the next: %v after %v", err, time.Since(lost))
+		}
+		w.listen()
+		l.wait(t, "reconnected")
+		w.must(n.Flush(context.Background()))
+		w.disconnect(c)
+	})
+}
+
+// Commands that the loss interrupted are sent again; with NoRequeue they fail.
+func TestInterruptedCommands(t *testing.T) {
+	for _, noRequeue := range []bool{false, true} {
+		bubble(t, func(t *testing.T, w *world) {
+			l := newEventLog()
+			cfg := w.config()
+			cfg.NoRequeue, cfg.Events = noRequeue, l.events()
+			c := w.connect(cfg)
+			n := w.namespace(c)
+			w.dev.Hold()
+			data := bytes.Repeat([]byte{9}, 100<<10) // two commands
+			write := async(func() error { return n.Write(context.Background(), 0, data) })
+			flush := async(func() error { return n.Flush(context.Background()) })
+			synctest.Wait()
+			if k := w.dev.Held(); k != 3 {
+				t.Errorf("%d ops at the device", k)
+			}
+			go func() {
+				time.Sleep(time.Second)
+				w.dev.Release()
+			}()
+			w.unplug()
+			w.listen()
+			l.wait(t, "reconnected")
+			for _, err := range []error{<-write, <-flush} {
+				if noRequeue && (!errors.Is(err, host.ErrLost) || !errors.Is(err, transport.ErrQueueDown)) || !noRequeue && err != nil {
+					t.Errorf("NoRequeue %v: %v", noRequeue, err)
+				}
+			}
+			if !noRequeue {
+				w.must(n.Compare(context.Background(), 0, data))
+			}
+			w.disconnect(c)
+		})
+	}
+}
+
+// A command that is never answered leads to a reconnect, where it is tried
+// again, but not for ever.
+func TestIOTimeout(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		tries := 0
+		w.dialer.set(func() {
+			w.dialer.swallow = func(qid uint16, c nvme.Command) bool {
+				if qid != 0 && c.Opcode() == uint8(nvme.IORead) {
+					tries++
+					return true
+				}
+				return false
+			}
+		})
+		start := time.Now()
+		err := n.Read(context.Background(), 0, make([]byte, 512))
+		if !errors.Is(err, host.ErrLost) || tries != host.MaxRetries+1 {
+			t.Errorf("%v after %d tries", err, tries)
+		}
+		each := host.DefaultIOTimeout + host.DefaultReconnectDelay
+		if d := time.Since(start); d != host.MaxRetries*each+host.DefaultIOTimeout {
+			t.Errorf("failed after %v", d)
+		}
+		l.wait(t, "reconnected")
+		if !strings.Contains(c.Cause().Error(), "no answer to command 0x02 within 30s") {
+			t.Errorf("cause %v", c.Cause())
+		}
+		w.must(n.Flush(context.Background()))
+		w.disconnect(c)
+	})
+}
+
+// A status without DNR is tried again, after the delay that it asks for; one
+// with DNR is not.
+func TestStatusRetry(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c := w.connect(w.config())
+		n := w.namespace(c)
+		fails := func(k int, s nvme.Status) *int {
+			tries := new(int)
+			w.dialer.set(func() {
+				w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+					if qid != 0 {
+						if *tries++; *tries <= k {
+							r.Completion.Status = s
+						}
+					}
+				}
+			})
+			return tries
+		}
+		for _, x := range []struct {
+			fails int
+			s     nvme.Status
+			tries int
+			ok    bool
+		}{
+			{2, nvme.NamespaceNotReady, 3, true},
+			{host.MaxRetries, nvme.InternalPathError, host.MaxRetries + 1, true},
+			{100, nvme.NamespaceNotReady, host.MaxRetries + 1, false},
+			{1, nvme.WriteFault.WithDNR(), 1, false},
+		} {
+			tries := fails(x.fails, x.s)
+			err := n.Flush(context.Background())
+			if (err == nil) != x.ok || *tries != x.tries || err != nil && !errors.Is(err, x.s) {
+				t.Errorf("%d times %v: %v after %d tries", x.fails, x.s, err, *tries)
+			}
+		}
+		w.dialer.set(func() { w.dialer.mangle = nil })
+		w.disconnect(c)
+	})
+}
+
+func TestStatusRetryDelay(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+			c := nvme.Command(r.Command[:])
+			if qid == 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSController {
+				var id nvme.IdentifyController
+				if err := id.Parse(r.Data); err != nil {
+					t.Error(err)
+				}
+				id.CRDT1, id.CRDT2, id.CRDT3 = 1, 20, 300
+				copy(r.Data, id.AppendTo(nil))
+			}
+		}
+		c := w.connect(w.config())
+		n := w.namespace(c)
+		for crd, want := range []time.Duration{0, 100 * time.Millisecond, 2 * time.Second, 30 * time.Second} {
+			first := true
+			w.dialer.set(func() {
+				w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+					if qid != 0 && first {
+						first = false
+						r.Completion.Status = nvme.NamespaceNotReady.WithCRD(uint8(crd))
+					}
+				}
+			})
+			start := time.Now()
+			w.must(n.Flush(context.Background()))
+			if d := time.Since(start); d != want {
+				t.Errorf("CRD %d: after %v, want %v", crd, d, want)
+			}
+		}
+		w.disconnect(c)
+	})
+}
+
+// A call that waits for the connection, or for room, ends with its context; one
+// whose command the controller has does not.
+func TestContext(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cfg := w.config()
+		cfg.NrIOQueues, cfg.QueueSize = 1, 16
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		done, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := n.Flush(done); !errors.Is(err, context.Canceled) {
+			t.Errorf("a context that is done: %v", err)
+		}
+
+		w.dev.Hold()
+		var held []<-chan error
+		for range 15 { // the queue is full: one entry stays free
+			held = append(held, async(func() error { return n.Read(context.Background(), 0, make([]byte, 512)) }))
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := n.Read(ctx, 0, make([]byte, 512)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+			t.Errorf("waiting for room: %v after %v", err, time.Since(start))
+		}
+		if k := w.dev.Held(); k != 15 {
+			t.Errorf("%d commands at the device", k)
+		}
+		w.dev.Release()
+		for _, h := range held {
+			w.must(<-h)
+		}
+
+		w.dev.Hold(bdev.Read)
+		ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start = time.Now()
+		read := async(func() error { return n.Read(ctx, 0, make([]byte, 512)) })
+		time.Sleep(2 * time.Second)
+		w.dev.Release()
+		w.must(<-read)
+		if d := time.Since(start); d != 2*time.Second {
+			t.Errorf("a read that the controller has ended after %v", d)
+		}
+
+		w.unplug()
+		ctx, cancel = context.WithTimeout(context.Background(), 4*time.Second)
+		defer cancel()
+		start = time.Now()
+		if err := n.Read(ctx, 0, make([]byte, 512)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 4*time.Second {
+			t.Errorf("waiting for the connection: %v after %v", err, time.Since(start))
+		}
+		if _, err := c.Identify(ctx, nvme.IdentifyCommand{CNS: nvme.CNSController}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Identify: %v", err)
+		}
+		w.disconnect(c)
+	})
+}
+
+// Disconnect waits for what is under way, within its context.
+func TestDisconnectInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c := w.connect(w.config())
+		n := w.namespace(c)
+		w.dev.Hold()
+		write := async(func() error { return n.Write(context.Background(), 0, make([]byte, 512)) })
+		synctest.Wait()
+		end := async(func() error { return c.Disconnect(context.Background()) })
+		time.Sleep(2 * time.Second)
+		if s := c.State(); s != host.Deleting {
+			t.Errorf("state %v", s)
+		}
+		if err := n.Flush(context.Background()); !errors.Is(err, host.ErrClosed) {
+			t.Errorf("a command during Disconnect: %v", err)
+		}
+		w.dev.Release()
+		w.must(<-write)
+		w.must(<-end)
+		if c.State() != host.Dead {
+			t.Errorf("state %v", c.State())
+		}
+
+		c = w.connect(w.config())
+		n = w.namespace(c)
+		w.dev.Hold()
+		write = async(func() error { return n.Write(context.Background(), 0, make([]byte, 512)) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := c.Disconnect(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+			t.Errorf("a disconnect that cannot wait: %v after %v", err, time.Since(start))
+		}
+		if err := <-write; !errors.Is(err, host.ErrClosed) {
+			t.Errorf("the write: %v", err)
+		}
+		w.dev.Release()
+	})
+}
+
+// Namespaces come and go, and change, while the host is connected.
+func TestNamespaceEvents(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		mem, err := bdev.NewMemory(bdev.MemoryConfig{Size: 1 << 16, BlockSize: 4096})
+		w.must(err)
+		_, err = w.sub.AddNamespace(target.NamespaceConfig{NSID: 5, Device: mem})
+		w.must(err)
+		l.wait(t, "namespaces changed")
+		all := c.Namespaces()
+		if len(all) != 2 || all[0] != n || all[1].NSID() != 5 || all[1].BlockSize() != 4096 {
+			t.Errorf("namespaces %v", all)
+		}
+		w.must(all[1].Write(context.Background(), 15, make([]byte, 4096)))
+		w.must(w.sub.RemoveNamespace(5))
+		l.wait(t, "namespaces changed")
+		if err := all[1].Write(context.Background(), 0, make([]byte, 4096)); !errors.Is(err, host.ErrNamespaceGone) {
+			t.Errorf("a write to what is gone: %v", err)
+		}
+		w.must(n.Flush(context.Background()))
+		w.disconnect(c)
+		w.must(mem.Close())
+	})
+}
+
+// A namespace that takes another's NSID while the connection is lost does not
+// get the other's commands.
+func TestReplacedNamespace(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		w.unplug()
+		l.wait(t, "lost")
+		write := async(func() error { return n.Write(context.Background(), 0, bytes.Repeat([]byte{1}, 512)) })
+		synctest.Wait()
+		w.must(w.sub.RemoveNamespace(1))
+		mem, err := bdev.NewMemory(bdev.MemoryConfig{Size: 1 << 20, BlockSize: 512})
+		w.must(err)
+		_, err = w.sub.AddNamespace(target.NamespaceConfig{NSID: 1, Device: mem, UUID: nvme.UUID{1, 2, 3}})
+		w.must(err)
+		w.listen()
+		l.wait(t, "namespaces changed")
+		if err := <-write; !errors.Is(err, host.ErrNamespaceGone) {
+			t.Errorf("the write: %v", err)
+		}
+		fresh := w.namespace(c)
+		if fresh == n {
+			t.Error("the same object for another namespace")
+		}
+		w.must(fresh.Compare(context.Background(), 0, make([]byte, 512)))
+		w.disconnect(c)
+		w.must(mem.Close())
+	})
+}
+
+// After a reconnect with fewer queues the others take over.
+func TestFewerQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.NrIOQueues, cfg.Events = 3, l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		w.unplug()
+		l.wait(t, "lost")
+		var reads []<-chan error
+		for range 9 {
+			reads = append(reads, async(func() error { return n.Read(context.Background(), 0, make([]byte, 512)) }))
+		}
+		synctest.Wait()
+		grant := uint64(0)
+		w.dialer.set(func() {
+			w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
+				c := nvme.Command(r.Command[:])
+				if !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminSetFeatures) && c.FID() == nvme.FeatureNumberOfQueues {
+					r.Completion.Result = grant | grant<<16
+				}
+			}
+		})
+		w.listen()
+		for _, r := range reads {
+			w.must(<-r)
+		}
+		l.wait(t, "reconnected")
+		if c.Info().Queues != 1 || len(c.Queues()) != 3 {
+			t.Errorf("%d queues granted, %d in all", c.Info().Queues, len(c.Queues()))
+		}
+		for range 6 {
+			w.must(n.Flush(context.Background()))
+		}
+		q := c.Queues()[2]
+		io := &host.IO{Op: nvme.IOFlush, Namespace: n, Done: func(*host.IO) {}}
+		w.must(q.Shard().Run(func() {
+			if err := q.Submit(io); !errors.Is(err, host.ErrQueueGone) {
+				t.Errorf("submit to queue 3: %v", err)
+			}
+		}))
+		grant = 2 // and back
+		w.unplug()
+		w.listen()
+		l.wait(t, "reconnected")
+		w.must(q.Shard().Run(func() { w.must(q.Submit(io)) }))
+		w.disconnect(c)
+	})
+}
