@@ -1,0 +1,54 @@
+package fabric
+
+import (
+	"fmt"
+
+	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/transport/loop"
+)
+
+// Loop is the fabric within the node.
+type Loop struct{ node *Node }
+
+// Loop returns the fabric within the node: what listens there is reached by its
+// Dialer, and by nobody else.
+func (n *Node) Loop() Loop { return Loop{n} }
+
+// Listen makes a listener. Of cfg it needs Core and Addr and fills in Shards,
+// Queues, Delete and Budget if they are not set. The node shuts it down.
+func (l Loop) Listen(cfg loop.Config) (*loop.Listener, error) {
+	n := l.node
+	if cfg.Shards == nil {
+		cfg.Shards = append(cfg.Shards, n.shard)
+	}
+	orDefault(&cfg.Queues, &n.queues)
+	orDefault(&cfg.Delete, n.delete)
+	orDefault(&cfg.Budget, n.budget)
+	ln, err := n.loop.Listen(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("fabric: %w", err)
+	}
+	if err := n.add(loopListener{ln}); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("fabric: listen: %w", err)
+	}
+	return ln, nil
+}
+
+// Dialer returns a dialer for hosts.
+func (l Loop) Dialer() transport.Dialer {
+	d, _ := l.node.loop.NewDialer(l.node.shard) // fails without a shard only
+	return d
+}
+
+type loopListener struct{ *loop.Listener }
+
+func (l loopListener) stats() (waiting, buffers, mrs int) {
+	return 0, l.Stats().Pages, 0 // those that wait have a life
+}
+
+func orDefault[T any](v **T, def *T) {
+	if *v == nil {
+		*v = def
+	}
+}

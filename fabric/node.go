@@ -1,0 +1,170 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fabrid/fabrid/admission"
+	"github.com/fabrid/fabrid/lockdep"
+	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/transport/loop"
+	"github.com/fabrid/fabrid/workqueue"
+)
+
+// Config describes a node to be. The zero value is good.
+type Config struct {
+	// Name appears in reports. Empty: "fabrid".
+	Name string
+
+	// Spin is for how long the event loop looks for work before it sleeps; see
+	// [shard.Config].
+	Spin time.Duration
+
+	// Limits is what queues of targets may exist. The zero value has no bound.
+	Limits admission.Limits
+
+	// CMEvents is told of every event of the connection manager before it is
+	// handled; see [rdmacm.Config].
+	CMEvents func(id *rdmacm.ID, ev *rdmacm.Event)
+
+	// Sim makes the event loop a simulated one, for tests without sockets in a
+	// testing/synctest bubble.
+	Sim bool
+}
+
+// ErrClosed is returned by calls on a node that has been closed.
+var ErrClosed = errors.New("node closed")
+
+type nodeMu struct{} // nothing is locked or waited for while it is held
+
+func (nodeMu) String() string { return "fabric node" }
+
+// A Node is a program's place on its fabrics. Its methods may be called from
+// any goroutine, but Close, and those that make something, not from a shard.
+type Node struct {
+	shard  *shard.Shard
+	delete *workqueue.Queue
+	budget *admission.Budget
+	queues transport.Queues
+	cm     *rdmacm.CM
+	loop   *loop.Network
+
+	mu        lockdep.Mutex[nodeMu]
+	listeners []listener // guarded by mu
+	devices   []*RoCE    // guarded by mu
+	closed    bool       // guarded by mu
+}
+
+// A listener is of any fabric.
+type listener interface {
+	Shutdown(ctx context.Context) error
+	stats() (waiting, buffers, mrs int)
+}
+
+// NewNode makes a node and starts its event loop.
+func NewNode(cfg Config) (*Node, error) {
+	if cfg.Name == "" {
+		cfg.Name = "fabrid"
+	}
+	n := &Node{budget: admission.New(cfg.Limits), loop: loop.NewNetwork()}
+	if c := (shard.Config{Name: cfg.Name, Spin: cfg.Spin}); cfg.Sim {
+		n.shard = shard.NewSim(c)
+	} else {
+		var err error
+		if n.shard, err = shard.New(c); err != nil {
+			return nil, fmt.Errorf("fabric: new node: %w", err)
+		}
+	}
+	// Before any listener, and destroyed after the last.
+	n.delete = workqueue.New(workqueue.Config{Name: cfg.Name + " delete"})
+	n.cm = rdmacm.New(rdmacm.Config{Events: cfg.CMEvents})
+	return n, nil
+}
+
+// Shard returns the node's event loop.
+func (n *Node) Shard() *shard.Shard { return n.shard }
+
+// add enters a listener, unless the node has been closed.
+func (n *Node) add(l listener) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return ErrClosed
+	}
+	n.listeners = append(n.listeners, l)
+	return nil
+}
+
+// Counts is what the queues of the node's targets hold. When no host is
+// connected all of it is zero, soon.
+type Counts struct {
+	Queues  transport.Counts `json:"queues"`
+	Buffers int              `json:"buffers"`
+	MRs     int              `json:"mrs"`
+	QPs     int              `json:"qps"` // those of hosts, too
+	CMIDs   int              `json:"cm_ids"`
+	// Admitted and AdmittedBytes are what is charged to the budget.
+	Admitted      int   `json:"admitted"`
+	AdmittedBytes int64 `json:"admitted_bytes"`
+}
+
+// Counts returns what the queues hold. It waits for the shard.
+func (n *Node) Counts() Counts {
+	c := Counts{Queues: n.queues.Counts(), CMIDs: n.cm.Len()}
+	n.mu.Lock()
+	listeners, devices := n.listeners, n.devices
+	n.mu.Unlock()
+	for _, l := range listeners {
+		waiting, buffers, mrs := l.stats()
+		c.Queues.Waiting += waiting
+		c.Buffers += buffers
+		c.MRs += mrs
+	}
+	for _, d := range devices {
+		c.QPs += d.Device.QPs()
+	}
+	c.Admitted, c.AdmittedBytes = n.budget.Used()
+	return c
+}
+
+// Workqueue returns what the workqueue that releases queues is doing.
+func (n *Node) Workqueue() workqueue.Stats { return n.delete.Stats() }
+
+// Close ends everything in order: the listeners stop and take leave of their
+// hosts, the queues are released, and then the workqueue, the connection
+// manager, the devices and the event loop end. Targets are closed before, so
+// that they take leave in their way, and hosts disconnected. If ctx is done
+// before all queues have been released, the rest ends without waiting for them,
+// and the error says what was left. Further calls return [ErrClosed].
+func (n *Node) Close(ctx context.Context) error {
+	n.mu.Lock()
+	was := n.closed
+	n.closed = true
+	listeners, devices := n.listeners, n.devices
+	n.mu.Unlock()
+	if was {
+		return fmt.Errorf("fabric: close: %w", ErrClosed)
+	}
+	var errs []error
+	for _, l := range listeners {
+		errs = append(errs, l.Shutdown(ctx))
+	}
+	n.delete.Drain()
+	n.delete.Destroy()
+	if left := n.queues.Counts().Total(); left > 0 {
+		errs = append(errs, fmt.Errorf("%d queues left", left))
+	}
+	errs = append(errs, n.cm.Close())
+	for _, d := range devices {
+		errs = append(errs, d.Device.Close())
+	}
+	errs = append(errs, n.shard.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("fabric: close: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,10 @@
+// Package load makes load on a namespace and measures what comes of it.
+//
+// [Bench] reads and writes as a disk benchmark does: a pattern, a block size, so
+// many commands outstanding, for so long. All of it happens on the shards of the
+// controller's queues: a command's end submits the next, without another
+// goroutine, a channel or an allocation per command.
+//
+// With verification each block is written with a header that says what it is,
+// and what is read is held against what was written last.
+package load
