@@ -23,6 +23,7 @@ const (
 // leads to its handler without a map.
 type epoll struct {
 	fd, event int
+	woken     func() // called before handlers
 	slots     []slot
 	free      []int32
 	events    [64]unix.EpollEvent
@@ -66,6 +67,9 @@ func (p *epoll) wait(timeout time.Duration) bool {
 	n, err := unix.EpollWait(p.fd, p.events[:], ms)
 	if err != nil {
 		return false // EINTR; the others cannot be: the descriptor is ours
+	}
+	if n > 0 {
+		p.woken()
 	}
 	ran := false
 	for _, e := range p.events[:n] {

@@ -68,6 +68,8 @@ func New(cfg Config) (*Shard, error) {
 		return nil, err
 	}
 	s := newShard(cfg, p)
+	// A handler that runs after a long sleep must not see the time before it.
+	p.woken = s.tick
 	go func() {
 		runtime.LockOSThread()
 		s.loop()
@@ -92,9 +94,11 @@ func newShard(cfg Config, p poller) *Shard {
 // Name returns the shard's name.
 func (s *Shard) Name() string { return s.cfg.Name }
 
-// Now returns the shard's time at the beginning of the round: monotonic, from
-// the start of the shard.
+// Now returns the shard's time when it last woke up or began a round:
+// monotonic, from the start of the shard.
 func (s *Shard) Now() time.Duration { return s.now }
+
+func (s *Shard) tick() { s.now = time.Since(s.start) }
 
 // Arm sets t to fire when the shard's time reaches at, instead of when it was
 // set to before.
@@ -159,7 +163,7 @@ const maxNap = time.Hour
 func (s *Shard) loop() {
 	defer close(s.finished)
 	for {
-		s.now = time.Since(s.start)
+		s.tick()
 		worked := s.runInbox()
 		worked = s.runTimers() || worked
 		s.runFlushers()

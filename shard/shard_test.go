@@ -175,6 +175,48 @@ func TestDescriptor(t *testing.T) {
 	}
 }
 
+// A handler sees the time at which it was woken, not that of the sleep before.
+func TestNowAfterASleep(t *testing.T) {
+	s := start(t, Config{})
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	seen := make(chan time.Duration, 1)
+	var id int
+	var before time.Duration
+	if err := s.Run(func() {
+		var err error
+		before = s.Now()
+		id, err = s.Add(fds[0], Readable, func(uint32) {
+			seen <- s.Now()
+			unix.Read(fds[0], make([]byte, 8))
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	const nap = 20 * time.Millisecond
+	<-time.After(nap)
+	if _, err := unix.Write(fds[1], []byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if now := <-seen; now-before < nap {
+		t.Errorf("the handler saw %v, %v after the sleep began", now, now-before)
+	}
+	if err := s.Run(func() {
+		if err := s.Remove(id); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestTimersInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSim(Config{})
