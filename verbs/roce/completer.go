@@ -27,7 +27,7 @@ func (r *requester) response(p *packet) {
 	case s == synNAKSequence:
 		q.eng.stats.NAKsReceived++
 		r.ack(p.psn)
-		if r.una == p.psn && p.psn.Sub(r.next) < 0 && q.state == verbs.RTS {
+		if r.una == p.psn && r.outstanding() && q.state == verbs.RTS {
 			r.repair(false)
 		}
 	case isNAK(s):
@@ -40,8 +40,8 @@ func (r *requester) response(p *packet) {
 // has not been answered whole bounds that: an ACK beyond it tells that
 // responses were lost.
 func (r *requester) ack(end PSN) {
-	if end.Sub(r.una) <= 0 || end.Sub(r.next) > 0 {
-		return // old, or nothing that was sent
+	if end.Sub(r.una) <= 0 || end.Sub(r.sent) > 0 {
+		return // old, or of what was never sent
 	}
 	end, gap := r.bound(end)
 	r.advanceUna(end)
@@ -84,6 +84,9 @@ func (r *requester) advanceUna(end PSN) {
 	r.una = end
 	r.progress = q.now()
 	r.repaired = false
+	if r.recovering && end.Sub(r.recovered) >= 0 {
+		r.recovering = false
+	}
 	r.retries, r.rnrRetries = q.attr.RetryCnt, q.attr.RNRRetry
 	r.skip()
 	r.reap()
@@ -130,8 +133,7 @@ func (r *requester) reap() {
 			r.landed(w, w.packets)
 		}
 		q.completeSend(w)
-		clear(w.sg)
-		w.buf, w.region = nil, nil
+		w.release()
 		q.sq.head++
 	}
 	r.reapCurrent()
@@ -182,7 +184,7 @@ func (r *requester) readResponse(p *packet) {
 	case d < 0:
 		return // it came before
 	case d > 0:
-		if p.psn.Sub(r.next) < 0 {
+		if p.psn.Sub(r.sent) < 0 {
 			r.repair(false)
 		}
 		return
@@ -207,11 +209,12 @@ func (r *requester) readResponse(p *packet) {
 	r.advanceUna(missing.Add(1))
 }
 
-// rnr takes in that the receiver was not ready for the packet at p.
+// rnr takes in that the receiver was not ready for the packet at p. One that
+// is not on its way (because it is about to be sent again) will tell itself.
 func (r *requester) rnr(p PSN, syndrome uint8) {
 	q := r.qp
 	r.ack(p)
-	if r.una != p || p.Sub(r.next) >= 0 || q.state != verbs.RTS {
+	if r.una != p || !r.outstanding() || q.state != verbs.RTS {
 		return
 	}
 	q.eng.stats.RNRsReceived++
@@ -238,7 +241,7 @@ var nakStatus = map[uint8]verbs.WCStatus{
 func (r *requester) fatal(p PSN, syndrome uint8) {
 	q := r.qp
 	status, ok := nakStatus[syndrome]
-	if !ok || p.Sub(r.una) < 0 || p.Sub(r.next) >= 0 {
+	if !ok || p.Sub(r.una) < 0 || p.Sub(r.sent) >= 0 {
 		return
 	}
 	r.failAt(p, status, fmt.Errorf("roce: QP %#x: NAK %#02x of PSN %#x: %v", q.num, syndrome, p, status))
@@ -264,10 +267,10 @@ func (r *requester) failAt(p PSN, status verbs.WCStatus, err error) {
 // news is no news; what is lost again is left to the timer.
 func (r *requester) repair(timeout bool) {
 	q := r.qp
-	if !timeout && r.repaired && r.repairedAt == r.una {
+	if !timeout && r.repaired {
 		return
 	}
-	r.repaired, r.repairedAt = true, r.una
+	r.repaired = !timeout
 	if r.retries == 0 {
 		r.failAt(r.una, verbs.WCRetryExcErr, fmt.Errorf("roce: QP %#x: no answer from %v", q.num, q.path.remote.Addr()))
 		return
@@ -287,12 +290,9 @@ func (r *requester) expired() {
 	}
 	now := q.now()
 	if r.rnrUntil != 0 {
-		if now >= r.rnrUntil {
-			r.rnrUntil = 0
-			q.eng.wantSend(q)
-		}
+		r.rnrUntil, r.progress = 0, now
+		q.eng.wantSend(q)
 		q.eng.shard.Arm(&q.timer, now+r.rto)
-		r.progress = now
 		return
 	}
 	if !r.outstanding() {

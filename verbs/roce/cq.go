@@ -3,6 +3,7 @@ package roce
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fabrid/fabrid/verbs"
 	"github.com/fabrid/fabrid/verbs/internal/soft"
@@ -34,8 +35,13 @@ func (c *completionQueue) push(wc verbs.WC) {
 	if !c.queued {
 		c.queued = true
 		c.eng.completed = append(c.eng.completed, c)
-		c.eng.shard.Flush(&c.eng.flusher)
+		c.eng.wantFlush()
 	}
+}
+
+// forget removes the completions of a queue pair that nobody has been told.
+func (c *completionQueue) forget(qpn uint32) {
+	c.pending = slices.DeleteFunc(c.pending, func(wc verbs.WC) bool { return wc.QPN == qpn })
 }
 
 func (c *completionQueue) deliver() {

@@ -62,6 +62,7 @@ type Device struct {
 	keys soft.Keys
 	eng  *engine
 	pds  atomic.Int64
+	gone atomic.Bool // closed
 	mtus mtuCache
 }
 
@@ -124,12 +125,11 @@ func (d *Device) Close() error {
 	if n := d.pds.Load(); n > 0 {
 		return fmt.Errorf("roce: close: %d protection domains: %w", n, errInUse)
 	}
+	if d.gone.Swap(true) {
+		return nil
+	}
 	var err error
-	if runErr := d.cfg.Shard.Run(func() {
-		d.eng.stopCM()
-		d.eng.flush()
-		err = d.eng.wire.close()
-	}); runErr != nil {
+	if runErr := d.cfg.Shard.Run(func() { err = d.eng.close() }); runErr != nil {
 		err = runErr
 	}
 	return err
@@ -144,7 +144,7 @@ func (d *Device) Stats() (s Stats) {
 	return s
 }
 
-// QPs returns how many queue pairs there are, and MRs how many memory regions.
+// QPs returns how many queue pairs there are.
 func (d *Device) QPs() (n int) {
 	_ = d.cfg.Shard.Run(func() { n = d.eng.qps.count })
 	return n
@@ -233,7 +233,7 @@ func (p *protectionDomain) CreateSRQ(attr verbs.SRQAttr) (verbs.SRQ, error) {
 func (p *protectionDomain) CreateQP(attr verbs.QPInitAttr) (verbs.QP, error) {
 	sendCQ, ok1 := attr.SendCQ.(*completionQueue)
 	recvCQ, ok2 := attr.RecvCQ.(*completionQueue)
-	if !ok1 || !ok2 || sendCQ.eng != p.dev.eng || recvCQ.eng != p.dev.eng {
+	if !ok1 || !ok2 || sendCQ.eng != p.dev.eng || recvCQ.eng != p.dev.eng || sendCQ.gone || recvCQ.gone {
 		return nil, errors.New("roce: create QP: no completion queues of this device")
 	}
 	if attr.MaxSendWR < 1 || attr.MaxSendWR > maxWR || attr.MaxSendSGE < 0 || attr.MaxSendSGE > maxSGE ||
@@ -246,7 +246,7 @@ func (p *protectionDomain) CreateQP(attr verbs.QPInitAttr) (verbs.QP, error) {
 	}
 	q.timer.Fn = q.req.expired
 	if attr.SRQ != nil {
-		if q.srq, ok1 = attr.SRQ.(*sharedRecvQueue); !ok1 || q.srq.pd != p {
+		if q.srq, ok1 = attr.SRQ.(*sharedRecvQueue); !ok1 || q.srq.pd != p || q.srq.gone {
 			return nil, errors.New("roce: create QP: no shared receive queue of this domain")
 		}
 	} else {

@@ -11,27 +11,42 @@ import (
 // send and receive. It is the protocol core: packets, work requests and time
 // come in, packets and completions go out. It does no I/O itself. Everything
 // in it belongs to the shard.
+//
+// Consumers' code (handlers, events, the connection manager's owners) runs in
+// deliver and in receiveGSI only, and nowhere in the middle of something: it
+// may post, modify and destroy whatever it likes.
 type engine struct {
 	dev   *Device
 	shard *shard.Shard
 	wire  wire
 	cm    *cm
 
-	qps       qpTable
-	paths     map[pathKey]*path
-	batch     *txBatch
-	rx        packet // the packet at hand
-	flusher   shard.Flusher
-	delivery  bool               // completions are being delivered
+	qps     qpTable
+	paths   map[pathKey]*path
+	rx      packet // the packet at hand
+	flusher shard.Flusher
+	again   shard.Task // flush again, when others had their turn
+	closed  bool       // nothing goes out any more
+
+	// batch is what is about to be sent. It names memory of consumers only
+	// between a call of gather or sendAnswers and the transmit at its end: no
+	// consumer's code runs between the two.
+	batch   *txBatch
+	blocked bool // the wire is full, and calls writable when it is not
+
+	delivery  bool               // consumers are being told
 	completed []*completionQueue // with completions to deliver
 	delivered []*completionQueue // scratch
+	notices   []*queuePair       // with something to tell but completions
+	noticed   []*queuePair       // scratch
 
-	senders qpList // queue pairs with something to send
+	senders qpList       // queue pairs with something to send
+	acking  []*queuePair // those of them with something to acknowledge
 
 	// readBudget is how many bytes of RDMA READ responses may be on their way to
 	// us: what comes unasked-for must still fit the socket's buffer.
 	readBudget, readsOut int
-	waiters              []*queuePair // for room in it
+	waiters              []*queuePair // for room in it, first come first served
 
 	gsiPSN PSN
 	stats  Stats
@@ -41,7 +56,8 @@ type engine struct {
 type wire interface {
 	// send sends the packets of b from b.sent on, in order, and counts them in
 	// b.sent. What cannot be sent now is left; the wire calls engine.writable
-	// when it can. Packets that never can be sent count as sent.
+	// when it can. Packets that never can be sent count as sent. It is not called
+	// again before writable was.
 	send(b *txBatch)
 	close() error
 }
@@ -63,16 +79,32 @@ type Stats struct {
 	MADsSent, MADsReceived       uint64
 }
 
-// sendQuantum is how many packets a queue pair sends before others have their
-// turn.
-const sendQuantum = 64
+const (
+	// sendQuantum is how many packets a queue pair sends before others have
+	// their turn.
+	sendQuantum = 64
+	// flushBatches is how many batches are sent before the shard looks for what
+	// has come: RDMA READ responses know no window.
+	flushBatches = 8
+)
 
 func newEngine(d *Device, s *shard.Shard) *engine {
 	e := &engine{dev: d, shard: s, paths: make(map[pathKey]*path), batch: newTxBatch()}
 	e.flusher.Fn = e.flush
+	e.again.Fn = e.wantFlush
 	e.qps.init()
 	return e
 }
+
+// close ends what goes out, after what there is to say.
+func (e *engine) close() error {
+	e.stopCM()
+	e.flush()
+	e.closed = true
+	return e.wire.close()
+}
+
+func (e *engine) wantFlush() { e.shard.Flush(&e.flusher) }
 
 // wantSend has q asked for packets at the end of the round.
 func (e *engine) wantSend(q *queuePair) {
@@ -80,19 +112,29 @@ func (e *engine) wantSend(q *queuePair) {
 		q.queued = true
 		e.senders.push(q)
 	}
-	e.shard.Flush(&e.flusher)
+	e.wantFlush()
 }
 
-// flush ends a round: completions are delivered, and what there is to send is
-// sent, answers before requests, until there is no more of either.
+// wantAck is wantSend for a queue pair with something to acknowledge: such go
+// first, because peers' timers run.
+func (e *engine) wantAck(q *queuePair) {
+	if !q.acking {
+		q.acking = true
+		e.acking = append(e.acking, q)
+	}
+	e.wantSend(q)
+}
+
+// flush ends a round: consumers are told what there is to tell, and what there
+// is to send is sent, until there is no more of either.
 func (e *engine) flush() {
-	for {
+	for range flushBatches {
 		e.deliver()
-		if !e.batch.empty() && !e.transmit() {
-			return // the wire is full; it will call writable
+		if !e.transmit() {
+			return // writable has us called again
 		}
-		if e.senders.first == nil {
-			break
+		if e.senders.first == nil && len(e.acking) == 0 {
+			return
 		}
 		e.gather()
 		if !e.transmit() {
@@ -100,15 +142,18 @@ func (e *engine) flush() {
 		}
 	}
 	e.deliver()
+	e.shard.Post(&e.again)
 }
 
 // gather asks queue pairs for packets, each for a quantum, until the batch is
 // full or nobody has more.
 func (e *engine) gather() {
-	// Answers first, of all: a peer's timer runs.
-	for q := e.senders.first; q != nil; q = q.next {
+	for n := len(e.acking); n > 0 && !e.batch.full(); n = len(e.acking) {
+		q := e.acking[n-1]
+		e.acking[n-1], e.acking = nil, e.acking[:n-1]
+		q.acking = false
 		if q.state == verbs.RTS {
-			q.resp.answer(e.batch, sendQuantum)
+			q.resp.acknowledge(e.batch)
 		}
 	}
 	for !e.batch.full() {
@@ -117,10 +162,10 @@ func (e *engine) gather() {
 			return
 		}
 		q.queued = false
-		if q.state != verbs.RTS {
-			continue
+		more := false
+		if q.state == verbs.RTS {
+			more = q.resp.answer(e.batch, sendQuantum)
 		}
-		more := q.resp.answer(e.batch, sendQuantum)
 		if q.state == verbs.RTS {
 			more = q.req.send(e.batch, sendQuantum) || more
 		}
@@ -130,39 +175,59 @@ func (e *engine) gather() {
 	}
 }
 
-// sendAnswers puts what q has to answer into the batch, because q is about to
-// go to Err. If there is no room the peer's timer has to tell it.
+// sendAnswers sends what q has to answer, because q is about to go to Err. What
+// does not fit is lost, as it may be on the wire.
 func (e *engine) sendAnswers(q *queuePair) {
-	q.resp.answer(e.batch, sendQuantum)
-	e.shard.Flush(&e.flusher)
+	if e.batch.full() && !e.transmit() {
+		return
+	}
+	q.resp.answer(e.batch, batchPackets)
+	e.transmit()
 }
 
-// transmit gives the batch to the wire and reports whether it is all gone.
+// transmit gives the batch to the wire and reports whether it is all gone. What
+// is not waits for writable, in memory of its own: what it names may be its
+// owner's again by then.
 func (e *engine) transmit() bool {
+	if e.closed {
+		e.batch.reset()
+		return true
+	}
 	if e.batch.empty() {
 		return true
 	}
-	e.wire.send(e.batch)
-	if !e.batch.empty() {
+	if !e.blocked {
+		e.wire.send(e.batch)
+		if e.batch.empty() {
+			e.stats.PacketsSent += uint64(len(e.batch.pkts))
+			e.batch.reset()
+			return true
+		}
+		e.blocked = true
 		e.stats.SendBlocked++
-		return false
 	}
-	e.stats.PacketsSent += uint64(len(e.batch.pkts))
-	e.batch.reset()
-	return true
+	e.batch.own()
+	return false
 }
 
 // writable is called by the wire when it takes packets again.
-func (e *engine) writable() { e.shard.Flush(&e.flusher) }
+func (e *engine) writable() {
+	e.blocked = false
+	e.wantFlush()
+}
 
-// deliver calls the handlers of completion queues until nothing is left to
-// tell.
+// deliver tells consumers what there is to tell, until nothing is left.
 func (e *engine) deliver() {
 	if e.delivery {
-		return // a handler led here; the loop below goes on
+		return // one of them led here; the loop below goes on
 	}
 	e.delivery = true
-	for len(e.completed) > 0 {
+	for len(e.notices) > 0 || len(e.completed) > 0 {
+		e.notices, e.noticed = e.noticed[:0], e.notices
+		for i, q := range e.noticed {
+			e.noticed[i] = nil
+			q.tell()
+		}
 		e.completed, e.delivered = e.delivered[:0], e.completed
 		for i, c := range e.delivered {
 			e.delivered[i] = nil
@@ -170,6 +235,12 @@ func (e *engine) deliver() {
 		}
 	}
 	e.delivery = false
+}
+
+// notify has q.tell called before completions are delivered the next time.
+func (e *engine) notify(q *queuePair) {
+	e.notices = append(e.notices, q)
+	e.wantFlush()
 }
 
 // receive takes in the payload b of one UDP datagram. hint is the IPv4
@@ -218,18 +289,18 @@ func (e *engine) receive(src, dst netip.Addr, icrc icrcPath, b []byte, hint int)
 	} else {
 		q.resp.request(p)
 	}
-	return ident
+	return
 }
 
 // received ends a batch of packets.
 func (e *engine) received() {
 	e.deliver()
-	e.shard.Flush(&e.flusher)
+	e.wantFlush()
 }
 
 // receiveGSI takes in a packet for QP1: a management datagram.
 func (e *engine) receiveGSI(src, dst netip.Addr, p *packet) {
-	if p.opcode != opUDSendOnly || p.deth.qkey != gsiQKey || len(p.payload) != madLen {
+	if e.cm == nil || p.opcode != opUDSendOnly || p.deth.qkey != gsiQKey || len(p.payload) != madLen {
 		e.stats.DropsMalformed++
 		return
 	}
@@ -246,7 +317,7 @@ func (e *engine) sendMAD(local, remote netip.Addr, mad []byte) {
 		return
 	}
 	defer e.releasePath(p)
-	if e.batch.full() && !e.transmit() {
+	if e.closed || e.batch.full() && !e.transmit() {
 		e.stats.DropsSend++
 		return
 	}
@@ -256,21 +327,13 @@ func (e *engine) sendMAD(local, remote netip.Addr, mad []byte) {
 	e.batch.payload(append([]byte(nil), mad...))
 	e.batch.end(h.pad)
 	e.stats.MADsSent++
-	e.shard.Flush(&e.flusher)
+	e.wantFlush()
 }
 
-// peerSpoke tells the connection manager that the peer of a queue pair has
-// sent its first request: the connection is established, RTU or not.
-func (e *engine) peerSpoke(qpn uint32) {
-	if e.cm != nil {
-		e.cm.commEst(qpn)
-	}
-}
-
-// takeReadBudget charges n bytes to be read for q. Without room q waits, unless
-// nothing else is on its way: then any READ may go.
+// takeReadBudget charges n bytes to be read for q. Without room q waits, behind
+// those that wait already; if nothing is on its way any READ may go.
 func (e *engine) takeReadBudget(q *queuePair, n int) bool {
-	if e.readsOut > 0 && n > e.readBudget-e.readsOut {
+	if e.readsOut > 0 && (len(e.waiters) > 0 || n > e.readBudget-e.readsOut) {
 		if !q.waiting {
 			q.waiting = true
 			e.waiters = append(e.waiters, q)
@@ -281,6 +344,8 @@ func (e *engine) takeReadBudget(q *queuePair, n int) bool {
 	return true
 }
 
+// returnReadBudget takes back n bytes. Those who wait try again in their order,
+// when a good part of the budget is free.
 func (e *engine) returnReadBudget(n int) {
 	e.readsOut -= n
 	if len(e.waiters) == 0 || e.readsOut > e.readBudget/2 {
@@ -289,11 +354,17 @@ func (e *engine) returnReadBudget(n int) {
 	for i, q := range e.waiters {
 		e.waiters[i] = nil
 		q.waiting = false
-		if q.state == verbs.RTS {
-			e.wantSend(q)
-		}
+		e.wantSend(q)
 	}
 	e.waiters = e.waiters[:0]
+}
+
+// stopWaiting takes q from those who wait for the budget.
+func (e *engine) stopWaiting(q *queuePair) {
+	if q.waiting {
+		q.waiting = false
+		e.waiters = without(e.waiters, q)
+	}
 }
 
 // A qpList is a list of queue pairs, each in it once at most (see

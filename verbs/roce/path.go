@@ -24,6 +24,7 @@ type path struct {
 	local, remote netip.AddrPort
 	icrc          icrcPath
 	raw           rawPath // the same, as the socket wants it
+	noTrains      bool    // the kernel has refused one
 	refs          int     // queue pairs
 
 	// inflight is the packets sent and not acknowledged; window bounds it.
@@ -35,7 +36,7 @@ type pathKey struct{ local, remote netip.Addr }
 
 // pathTo returns the path that p describes, to be released.
 func (e *engine) pathTo(p verbs.Path) (*path, error) {
-	key := pathKey{p.Local.Unmap(), p.Remote.Unmap()}
+	key := pathKey{p.Local.Unmap().WithZone(""), p.Remote.Unmap().WithZone("")}
 	if w := e.paths[key]; w != nil {
 		w.refs++
 		return w, nil
@@ -92,6 +93,10 @@ func (p *path) land(n int) {
 func (p *path) unblock(q *queuePair) {
 	if q.blocked {
 		q.blocked = false
-		p.blocked = slices.DeleteFunc(p.blocked, func(x *queuePair) bool { return x == q })
+		p.blocked = without(p.blocked, q)
 	}
+}
+
+func without(list []*queuePair, q *queuePair) []*queuePair {
+	return slices.DeleteFunc(list, func(x *queuePair) bool { return x == q })
 }

@@ -33,9 +33,14 @@ type queuePair struct {
 
 	rqSGE int
 
+	// What its consumers are to be told: see engine.notify.
+	spoken  bool  // to the connection manager: the peer has sent its first request
+	failure error // to event: the queue pair has gone to Err, and why
+
 	// The engine's.
 	queued  bool       // in its list of those with something to send
 	next    *queuePair // in that list
+	acking  bool       // in its list of those with something to acknowledge
 	waiting bool       // for the read budget
 	blocked bool       // for room on the path
 	timer   shard.Timer
@@ -52,9 +57,11 @@ func (q *queuePair) Connect(attr verbs.QPAttr) error {
 		return err
 	}
 	mtu := attr.Path.MTU
-	if mtuBytes(mtuCode(mtu)) != mtu {
+	if mtuBytes(mtuCode(mtu)) != mtu || mtu == 0 {
 		return fmt.Errorf("roce: connect QP %#x: path MTU %d", q.num, mtu)
 	}
+	attr.MaxRdAtomic = min(max(attr.MaxRdAtomic, 0), maxRdAtom)
+	attr.MaxDestRd = min(max(attr.MaxDestRd, 0), maxRdAtom)
 	p, err := q.eng.pathTo(attr.Path)
 	if err != nil {
 		return err
@@ -67,6 +74,9 @@ func (q *queuePair) Connect(attr verbs.QPAttr) error {
 }
 
 func (q *queuePair) Modify(to verbs.QPState) error {
+	if q.eng.qps.get(q.num) != q {
+		return fmt.Errorf("roce: modify QP %#x: it is destroyed", q.num)
+	}
 	if err := verbs.CheckMove(q.state, to); err != nil {
 		return err
 	}
@@ -76,17 +86,27 @@ func (q *queuePair) Modify(to verbs.QPState) error {
 	case verbs.Err:
 		q.enterErr()
 	case verbs.Reset:
-		q.leavePath()
-		q.state = verbs.Reset
-		q.sq.head, q.sq.cur = q.sq.tail, q.sq.tail
-		if q.rq != nil {
-			for _, ok := q.rq.Take(); ok; _, ok = q.rq.Take() {
-			}
-		}
+		q.forget()
 	default:
 		return &verbs.StateError{Op: "modify QP", From: q.state, To: to}
 	}
 	return nil
+}
+
+// forget is the move to Reset: what was posted is forgotten, and what has
+// completed but nobody has been told yet.
+func (q *queuePair) forget() {
+	q.leavePath()
+	q.state = verbs.Reset
+	q.resp.reset()
+	q.sq.forget()
+	if q.rq != nil {
+		for _, ok := q.rq.Drop(); ok; _, ok = q.rq.Drop() {
+		}
+	}
+	q.sendCQ.forget(q.num)
+	q.recvCQ.forget(q.num)
+	q.spoken, q.failure = false, nil
 }
 
 func (q *queuePair) PostSend(wrs []verbs.SendWR) error {
@@ -122,35 +142,54 @@ func (q *queuePair) PostRecv(wrs []verbs.RecvWR) error {
 }
 
 func (q *queuePair) Destroy() error {
-	if q.eng.qpOf(q.num) != q {
-		return fmt.Errorf("roce: destroy QP %#x: not a QP of this device", q.num)
+	if q.eng.qps.get(q.num) != q {
+		return fmt.Errorf("roce: destroy QP %#x: it is destroyed", q.num)
 	}
-	q.leavePath()
-	q.state = verbs.Reset
+	q.forget()
 	q.eng.removeQP(q)
 	return nil
 }
 
-// leavePath stops sending: nothing is in flight for us any more.
+// leavePath stops sending, but for what can be acknowledged already: nothing is
+// in flight for us any more, and we wait for nothing.
 func (q *queuePair) leavePath() {
 	q.eng.shard.Disarm(&q.timer)
 	if q.path == nil {
 		return
 	}
+	q.resp.acknowledge(q.eng.batch)
+	q.eng.wantFlush()
 	q.req.abandon()
 	q.path.unblock(q)
+	q.eng.stopWaiting(q)
 	q.eng.releasePath(q.path)
 	q.path = nil
 }
 
-// fail takes the QP to Err by itself, because of err.
+// fail takes the QP to Err by itself, because of err. The consumer is told
+// later: whoever calls fail is in the middle of something.
 func (q *queuePair) fail(err error) {
-	if q.state == verbs.Err {
+	if q.state == verbs.Err || q.state == verbs.Reset {
 		return
 	}
 	q.enterErr()
-	if q.event != nil {
-		q.event(err)
+	q.failure = err
+	q.eng.notify(q)
+}
+
+// tell tells what there is to tell but completions.
+func (q *queuePair) tell() {
+	if q.spoken {
+		q.spoken = false
+		if q.eng.cm != nil {
+			q.eng.cm.commEst(q.num)
+		}
+	}
+	if err := q.failure; err != nil {
+		q.failure = nil
+		if q.event != nil {
+			q.event(err)
+		}
 	}
 }
 
@@ -176,8 +215,7 @@ func (q *queuePair) flushSend() {
 			w.status = verbs.WCWRFlushErr
 		}
 		q.completeSend(w)
-		w.buf, w.region = nil, nil
-		clear(w.sg)
+		w.release()
 	}
 	q.sq.cur = q.sq.tail
 }
@@ -186,8 +224,8 @@ func (q *queuePair) flushRecv() {
 	if q.rq == nil {
 		return
 	}
-	for r, ok := q.rq.Take(); ok; r, ok = q.rq.Take() {
-		q.recvCQ.push(verbs.WC{WRID: r.WRID, Status: verbs.WCWRFlushErr, Opcode: verbs.WCRecv, QPN: q.num})
+	for id, ok := q.rq.Drop(); ok; id, ok = q.rq.Drop() {
+		q.recvCQ.push(verbs.WC{WRID: id, Status: verbs.WCWRFlushErr, Opcode: verbs.WCRecv, QPN: q.num})
 	}
 }
 

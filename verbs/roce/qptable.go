@@ -73,8 +73,6 @@ func (t *qpTable) remove(q *queuePair) {
 	t.count--
 }
 
-func (e *engine) qpOf(qpn uint32) *queuePair { return e.qps.get(qpn) }
-
 // removeQP forgets q, and gives back its part of what it used.
 func (e *engine) removeQP(q *queuePair) {
 	e.qps.remove(q)

@@ -17,7 +17,9 @@ const (
 )
 
 // Bounds of the retransmission timer. It follows the measured round trip, so
-// that it does not depend on what the peer's device claims for itself.
+// that it does not depend on what the peer's device claims for itself, and
+// runs whatever the timeout that was agreed: a peer that wants none would keep
+// for ever what is charged for it.
 const (
 	rtoMin   = 50 * time.Millisecond
 	rtoStart = 250 * time.Millisecond
@@ -26,14 +28,15 @@ const (
 
 // A requester is the sending side of a queue pair.
 //
-// PSNs una ≤ PSN < next are in use: una is the oldest that has not been
-// acknowledged, next the one after the last ever sent. sendQueue.cur and pkt
-// say what is sent next; after a loss they go back, and what lies between
-// there and next is sent again.
+// PSNs una ≤ PSN < next belong to work requests that have had their turn: una is
+// the oldest that is not acknowledged, sent the one after the last that ever
+// was on the wire, una ≤ sent ≤ next. sendQueue.cur and pkt say what is sent
+// next; after a loss they go back, and what lies between there and sent is sent
+// again.
 type requester struct {
-	qp        *queuePair
-	una, next PSN
-	pkt       int // packets of the work request at sendQueue.cur that are sent
+	qp              *queuePair
+	una, sent, next PSN
+	pkt             int // packets of the work request at sendQueue.cur that are sent
 
 	// reads are the RDMA READs that were asked for and have not been answered
 	// whole, oldest first, as indices of the send queue.
@@ -44,9 +47,9 @@ type requester struct {
 	acked      int  // acknowledged since the window last grew
 	sinceAck   int  // packets sent since one that asked for an ACK
 	lossy      bool // there was a loss
-	recovered  PSN  // a loss before this PSN is part of the last one
-	repaired   bool // PSN repairedAt was found missing and is on its way again
-	repairedAt PSN
+	recovering bool // there was one of PSNs before recovered: more is part of it
+	recovered  PSN
+	repaired   bool // una was found missing and is on its way again
 
 	retries, rnrRetries int
 	progress            time.Duration // when the peer last acknowledged something new
@@ -60,7 +63,7 @@ type requester struct {
 func (r *requester) init(q *queuePair) {
 	depth := q.attr.MaxRdAtomic
 	*r = requester{qp: q, una: PSN(q.attr.SQPSN & psnMask), window: windowStart, rto: rtoStart}
-	r.next = r.una
+	r.sent, r.next = r.una, r.una
 	r.reads = make([]uint64, 0, max(depth, 0))
 	r.retries, r.rnrRetries = q.attr.RetryCnt, q.attr.RNRRetry
 }
@@ -144,7 +147,7 @@ func (r *requester) send(b *txBatch, budget int) (more bool) {
 		if !q.path.room(q) {
 			break // the path wakes us
 		}
-		r.sendData(b, w)
+		r.sendData(b, w, budget == 1)
 		budget--
 	}
 	return false
@@ -157,6 +160,18 @@ func (r *requester) start(w *wqe) bool {
 	if w.flags&verbs.SendFence != 0 && len(r.reads) > 0 {
 		return false // the last response wakes us
 	}
+	if int(w.op) >= len(wcOpcode) {
+		r.failWQE(w, verbs.WCLocQPOpErr, fmt.Errorf("roce: QP %#x: work request %d: opcode %d", q.num, w.wrid, w.op))
+		return false
+	}
+	packets := max(1, (w.length+q.mtu-1)/q.mtu)
+	if w.length > maxMessage || packets > maxPSNs {
+		r.failWQE(w, verbs.WCLocLenErr, fmt.Errorf("roce: QP %#x: work request %d: %d bytes", q.num, w.wrid, w.length))
+		return false
+	}
+	if r.next.Sub(r.una) > maxPSNs-packets {
+		return false // an acknowledgement wakes us
+	}
 	need := verbs.Access(0)
 	if w.op == verbs.WRRDMARead {
 		need = verbs.AccessLocalWrite
@@ -165,20 +180,21 @@ func (r *requester) start(w *wqe) bool {
 		r.failWQE(w, verbs.WCLocProtErr, fmt.Errorf("roce: QP %#x: work request %d: local memory: %v", q.num, w.wrid, f))
 		return false
 	}
-	if int(w.op) >= len(wcOpcode) || w.length > maxMessage {
-		r.failWQE(w, verbs.WCLocQPOpErr, fmt.Errorf("roce: QP %#x: work request %d: opcode %d with %d bytes", q.num, w.wrid, w.op, w.length))
-		return false
-	}
 	w.started = true
 	w.psn = r.next
-	w.packets = max(1, (w.length+q.mtu-1)/q.mtu)
-	r.next = r.next.Add(w.packets)
+	w.packets = packets
+	r.next = r.next.Add(packets)
 	r.pkt = 0
 	return true
 }
 
-// maxMessage is the longest message, in bytes ([IBTA] 9.2).
-const maxMessage = 1 << 31
+const (
+	// maxMessage is the longest message, in bytes.
+	maxMessage = 1 << 31
+	// maxPSNs is how many PSNs may be in use: beyond half of all of them, which is
+	// before which cannot be told.
+	maxPSNs = 1<<23 - 1
+)
 
 // runLocal carries out a work request that sends nothing, in its turn, and
 // only once, however often the queue is sent again.
@@ -231,13 +247,14 @@ func (r *requester) sendRead(b *txBatch, w *wqe) bool {
 	b.end(0)
 	r.reads = append(r.reads, q.sq.cur)
 	r.sinceAck = 0
-	r.time(h.psn)
+	r.went(h.psn, w.end(), true)
 	r.advance()
 	return true
 }
 
-// sendData sends the next packet of a SEND or an RDMA WRITE.
-func (r *requester) sendData(b *txBatch, w *wqe) {
+// sendData sends the next packet of a SEND or an RDMA WRITE. pause says that it
+// is somebody else's turn after it.
+func (r *requester) sendData(b *txBatch, w *wqe, pause bool) {
 	q := r.qp
 	off := r.pkt * q.mtu
 	n := min(q.mtu, w.length-off)
@@ -246,11 +263,14 @@ func (r *requester) sendData(b *txBatch, w *wqe) {
 		reth: reth{va: w.raddr, rkey: w.rkey, length: uint32(w.length)}, imm: w.imm, ieth: w.rkey}
 	h.se = last && w.flags&verbs.SendSolicited != 0 && w.op != verbs.WRRDMAWrite
 	r.sinceAck++
-	if last || r.sinceAck >= r.window/4 {
+	// Besides at the end, and often enough, an ACK is asked for before we may
+	// have to wait for one.
+	if last || pause || r.sinceAck >= r.window/4 || r.inflight+1 >= r.window ||
+		q.path.inflight+1 >= q.path.window || len(b.pkts)+1 == cap(b.pkts) {
 		h.ackReq = true
 		r.sinceAck = 0
-		r.time(h.psn)
 	}
+	r.went(h.psn, h.psn.Add(1), h.ackReq)
 	b.begin(q.path, &h, n)
 	if n > 0 {
 		b.gather(w.sg, off, n)
@@ -311,11 +331,17 @@ func (r *requester) advance() {
 	r.armTimer()
 }
 
-// time begins to measure a round trip, if none is being measured.
-func (r *requester) time(p PSN) {
-	if !r.timing {
+// went counts the PSNs from p to end as sent. If they go for the first time, so
+// that it is clear which packet an answer answers (Karn), and there will be one
+// for p, it is used to measure a round trip.
+func (r *requester) went(p, end PSN, answered bool) {
+	if end.Sub(r.sent) <= 0 {
+		return
+	}
+	if answered && !r.timing && p.Sub(r.sent) >= 0 {
 		r.timing, r.timedPSN, r.timedAt = true, p, r.qp.now()
 	}
+	r.sent = end
 }
 
 // armTimer sees to it that the timer runs while something is unacknowledged.
@@ -334,7 +360,7 @@ func (r *requester) goBack() {
 		r.uncharge(q.sq.at(i))
 	}
 	r.reads = r.reads[:0]
-	r.timing = false // Karn: what is sent twice is not measured
+	r.timing = false
 	r.sinceAck = 0
 	for q.sq.cur = q.sq.head; q.sq.cur != q.sq.tail; q.sq.cur++ {
 		w := q.sq.at(q.sq.cur)
@@ -347,7 +373,7 @@ func (r *requester) goBack() {
 	}
 	r.pkt = 0
 	if w := q.sq.at(q.sq.cur); q.sq.cur != q.sq.tail && w.started && w.op != verbs.WRRDMARead {
-		r.pkt = max(0, r.una.Sub(w.psn))
+		r.pkt = max(0, r.una.Sub(w.psn)) // a READ is asked for from got on
 	}
 	q.eng.stats.Retransmits++
 	q.eng.wantSend(q)
@@ -355,10 +381,10 @@ func (r *requester) goBack() {
 
 // lost shrinks the window, once for all that is lost of what is in flight.
 func (r *requester) lost() {
-	if r.lossy && r.una.Sub(r.recovered) < 0 {
+	if r.recovering {
 		return
 	}
-	r.lossy, r.recovered = true, r.next
+	r.lossy, r.recovering, r.recovered = true, true, r.sent
 	r.window = max(windowMin, r.window/2)
 	r.acked = 0
 	r.qp.path.window = max(windowMin, r.qp.path.window/2)

@@ -17,28 +17,17 @@ type responder struct {
 	psn     PSN    // expected next
 	msn     uint32 // messages completed
 	nakSent bool   // a NAK for psn is out: more would be noise
-	told    bool   // the connection manager knows that the peer is there
+	told    bool   // the connection manager is told that the peer is there
 
 	// The message of which packets have come, and the last has not.
 	inMessage opFlags // opIsSend, opIsWrite, or none
 	recv      soft.Recv
-	recvSG    []verbs.SGE // recv.SG, which the ring may take back
-	off       int         // bytes of it that have come
+	recvSG    []verbs.SGE // room for recv.SG
+	off       int         // bytes of the message that have come
 	write     reth        // va and length: what is still to come
 
 	answers answerQueue
 	reads   readRing
-}
-
-// An answer is something to be sent: an ACK, or what is left of the response
-// to an RDMA READ.
-type answer struct {
-	read     bool
-	psn      PSN // of the ACK, or of the next response packet
-	msn      uint32
-	syndrome uint8
-	first    bool // no response packet has been sent
-	reth     reth // of the RDMA READ: what is left of it
 }
 
 // minRNRTimer is the RNR NAK timer code that we use where the connection
@@ -51,9 +40,15 @@ func (r *responder) init(q *queuePair) {
 		sg = make([]verbs.SGE, q.maxRecvSGE())
 	}
 	*r = responder{qp: q, psn: PSN(q.attr.RQPSN & psnMask), recvSG: sg}
-	n := max(q.attr.MaxDestRd, 0)
-	r.answers.ring = make([]answer, 4*n+8)
-	r.reads.ring = make([]doneRead, n)
+	r.answers = newAnswerQueue(q.attr.MaxDestRd)
+	r.reads.ring = make([]doneRead, q.attr.MaxDestRd)
+}
+
+// reset forgets the connection.
+func (r *responder) reset() {
+	r.endRecv()
+	r.inMessage = 0
+	r.answers.clear()
 }
 
 func (q *queuePair) maxRecvSGE() int {
@@ -75,13 +70,13 @@ func (r *responder) request(p *packet) {
 			r.nakSent = true
 			q.eng.stats.NAKsSent++
 			r.answers.ack(r.psn, r.msn, synNAKSequence)
-			q.eng.wantSend(q)
+			q.eng.wantAck(q)
 		}
 		return
 	}
 	if !r.told {
-		r.told = true
-		q.eng.peerSpoke(q.num)
+		r.told, q.spoken = true, true
+		q.eng.notify(q)
 	}
 	switch {
 	case p.opFlags&opIsSend != 0:
@@ -104,7 +99,7 @@ func (r *responder) accept(p *packet) {
 	}
 	if p.ackReq {
 		r.answers.ack(p.psn, r.msn, synAck)
-		r.qp.eng.wantSend(r.qp)
+		r.qp.eng.wantAck(r.qp)
 	}
 }
 
@@ -140,8 +135,16 @@ func (r *responder) send(p *packet) {
 	if !r.sequence(p, opIsSend) {
 		return
 	}
-	if p.opFlags&opStarts != 0 && !r.takeRecv(p) {
-		return
+	if p.opFlags&opStarts != 0 {
+		if !r.takeRecv(p) {
+			return
+		}
+		r.off = 0
+		if f := q.pd.dev.keys.Local(q.pd, r.recv.SG, verbs.AccessLocalWrite); f != soft.OK {
+			r.failRecv(verbs.WCLocProtErr)
+			r.refuse(p, synNAKOperational, verbs.WCLocProtErr, "the memory of a receive: "+f.String())
+			return
+		}
 	}
 	if len(p.payload) > r.recv.Len-r.off {
 		r.failRecv(verbs.WCLocLenErr)
@@ -171,59 +174,51 @@ func (r *responder) send(p *packet) {
 		}
 		wc.InvRKey, wc.Flags = p.ieth, wc.Flags|verbs.WCWithInvalidate
 	}
-	r.recv = soft.Recv{}
+	r.endRecv()
 	q.recvCQ.push(wc)
 	r.accept(p)
 }
 
-// takeRecv takes a receive for the message that p starts. Without one the peer
-// is asked to wait.
+// takeRecv takes a receive for the message of p. Without one the peer is asked
+// to wait, each time that it tries; what follows p until then is out of order,
+// and known to be.
 func (r *responder) takeRecv(p *packet) bool {
 	q := r.qp
 	queue := q.rq
 	if q.srq != nil {
 		queue = q.srq.queue
 	}
-	recv, ok := queue.Take()
-	if !ok {
-		if !r.nakSent {
-			r.nakSent = true // what follows is out of order until it comes again
-			code := q.attr.MinRNRTimer
-			if code == 0 {
-				code = minRNRTimer
-			}
-			q.eng.stats.RNRsSent++
-			r.answers.ack(p.psn, r.msn, synRNR(code))
-			q.eng.wantSend(q)
+	var ok bool
+	if r.recv, ok = queue.Take(r.recvSG); !ok {
+		r.nakSent = true
+		code := q.attr.MinRNRTimer
+		if code == 0 {
+			code = minRNRTimer
 		}
-		return false
+		q.eng.stats.RNRsSent++
+		r.answers.ack(p.psn, r.msn, synRNR(code))
+		q.eng.wantAck(q)
 	}
-	n := copy(r.recvSG, recv.SG)
-	recv.SG = r.recvSG[:n]
-	if f := q.pd.dev.keys.Local(q.pd, recv.SG, verbs.AccessLocalWrite); f != soft.OK {
-		r.recv = recv
-		r.failRecv(verbs.WCLocProtErr)
-		r.refuse(p, synNAKOperational, verbs.WCLocProtErr, "the memory of a receive: "+f.String())
-		return false
-	}
-	r.recv, r.off = recv, 0
-	return true
+	return ok
+}
+
+// endRecv lets go of the receive of the message at hand.
+func (r *responder) endRecv() {
+	clear(r.recv.SG)
+	r.recv = soft.Recv{}
 }
 
 // failRecv completes the receive of the message at hand with an error.
 func (r *responder) failRecv(status verbs.WCStatus) {
 	r.qp.recvCQ.push(verbs.WC{WRID: r.recv.WRID, Status: status, Opcode: verbs.WCRecv, QPN: r.qp.num})
-	r.recv, r.inMessage = soft.Recv{}, 0
+	r.endRecv()
+	r.inMessage = 0
 }
 
 // rdmaWrite takes in a packet of an RDMA WRITE.
 func (r *responder) rdmaWrite(p *packet) {
 	q := r.qp
 	if !r.sequence(p, opIsWrite) {
-		return
-	}
-	if p.opFlags&opHasImm != 0 {
-		r.refuse(p, synNAKInvalid, verbs.WCRemInvReqErr, "RDMA WRITE with immediate is not supported")
 		return
 	}
 	if p.opFlags&opStarts != 0 {
@@ -243,7 +238,7 @@ func (r *responder) rdmaWrite(p *packet) {
 				return
 			}
 		}
-		r.write = p.reth
+		r.write, r.off = p.reth, 0
 	}
 	n := uint32(len(p.payload))
 	last := p.opFlags&opEnds != 0
@@ -251,20 +246,31 @@ func (r *responder) rdmaWrite(p *packet) {
 		r.refuse(p, synNAKInvalid, verbs.WCRemInvReqErr, "RDMA WRITE: more or less than the DMA length")
 		return
 	}
+	var mem []byte
 	if n > 0 {
 		// Looked up for each packet: the key may have been invalidated meanwhile.
-		mem, f := q.pd.dev.keys.Remote(q.pd, r.write.rkey, r.write.va, uint64(n), verbs.AccessRemoteWrite)
-		if f != soft.OK {
+		var f soft.Fault
+		if mem, f = q.pd.dev.keys.Remote(q.pd, r.write.rkey, r.write.va, uint64(n), verbs.AccessRemoteWrite); f != soft.OK {
 			r.refuse(p, synNAKAccess, verbs.WCRemAccessErr, "RDMA WRITE: "+f.String())
 			return
 		}
-		copy(mem, p.payload)
 	}
+	if p.opFlags&opHasImm != 0 && !r.takeRecv(p) {
+		return
+	}
+	copy(mem, p.payload)
+	r.off += len(p.payload)
 	r.write.va += uint64(n)
 	r.write.length -= n
 	r.inMessage = opIsWrite
 	if last {
 		r.inMessage = 0
+	}
+	if p.opFlags&opHasImm != 0 {
+		// The receive tells of the message; what memory it names is not touched.
+		q.recvCQ.push(verbs.WC{WRID: r.recv.WRID, Opcode: verbs.WCRecv, QPN: q.num,
+			ByteLen: uint32(r.off), Flags: verbs.WCWithImm, Imm: p.imm})
+		r.endRecv()
 	}
 	r.accept(p)
 }
@@ -308,15 +314,15 @@ func (r *responder) duplicate(p *packet) {
 	if p.opFlags&opIsReadReq == 0 {
 		if p.opFlags&(opIsSend|opIsWrite) != 0 {
 			r.answers.ack(r.psn.Add(-1), r.msn, synAck)
-			q.eng.wantSend(q)
+			q.eng.wantAck(q)
 		}
 		return
 	}
 	// Again, or the rest of it, if it is part of one that is remembered.
-	if !r.reads.holds(p, q.mtu) || r.answers.reads >= len(r.reads.ring) {
+	if !r.reads.holds(p, q.mtu) || r.answers.again >= len(r.reads.ring) {
 		return
 	}
-	r.answers.push(answer{read: true, first: true, psn: p.psn, msn: r.msn, reth: p.reth})
+	r.answers.push(answer{read: true, again: true, first: true, psn: p.psn, msn: r.msn, reth: p.reth})
 	q.eng.wantSend(q)
 }
 
@@ -324,6 +330,9 @@ func (r *responder) duplicate(p *packet) {
 func (r *responder) refuse(p *packet, syndrome uint8, status verbs.WCStatus, why string) {
 	q := r.qp
 	q.eng.stats.NAKsSent++
+	if r.answers.full() {
+		q.eng.sendAnswers(q)
+	}
 	r.answers.ack(p.psn, r.msn, syndrome)
 	q.eng.sendAnswers(q)
 	q.fail(fmt.Errorf("roce: QP %#x: %s refused: %s: %v", q.num, opcodes[p.opcode].name, why, status))
@@ -334,27 +343,37 @@ func (r *responder) flush() {
 	if r.inMessage == opIsSend {
 		r.failRecv(verbs.WCWRFlushErr)
 	}
-	r.inMessage = 0
-	r.answers.clear()
+	r.reset()
+}
+
+// acknowledge sends what waits before the response to an RDMA READ.
+func (r *responder) acknowledge(b *txBatch) {
+	for a := r.answers.first(); a != nil && !a.read && !b.full(); a = r.answers.first() {
+		r.sendAck(b, a.psn, a.msn, a.syndrome)
+		r.answers.pop()
+	}
+}
+
+// sendAck sends an ACK or a NAK. The batch has room.
+func (r *responder) sendAck(b *txBatch, psn PSN, msn uint32, syndrome uint8) {
+	q := r.qp
+	h := packet{bth: bth{opcode: opAcknowledge, destQP: q.attr.DestQPN, psn: psn}, aeth: aeth{syndrome, msn}}
+	b.begin(q.path, &h, 0)
+	b.end(0)
 }
 
 // answer sends up to budget packets of what waits to be sent, and reports
 // whether there is more.
 func (r *responder) answer(b *txBatch, budget int) (more bool) {
-	q := r.qp
 	for a := r.answers.first(); a != nil; a = r.answers.first() {
 		if budget <= 0 || b.full() {
 			return true
 		}
 		budget--
 		if !a.read {
-			h := packet{bth: bth{opcode: opAcknowledge, destQP: q.attr.DestQPN, psn: a.psn}, aeth: aeth{a.syndrome, a.msn}}
-			b.begin(q.path, &h, 0)
-			b.end(0)
+			r.sendAck(b, a.psn, a.msn, a.syndrome)
 			r.answers.pop()
-			continue
-		}
-		if !r.respond(b, a) {
+		} else if !r.respond(b, a) {
 			return false
 		}
 	}
@@ -369,10 +388,8 @@ func (r *responder) respond(b *txBatch, a *answer) bool {
 	if n > 0 {
 		var f soft.Fault
 		if mem, f = q.pd.dev.keys.Remote(q.pd, a.reth.rkey, a.reth.va, uint64(n), verbs.AccessRemoteRead); f != soft.OK {
-			h := packet{bth: bth{opcode: opAcknowledge, destQP: q.attr.DestQPN, psn: a.psn}, aeth: aeth{synNAKAccess, a.msn}}
-			b.begin(q.path, &h, 0)
-			b.end(0)
-			r.answers.pop()
+			r.sendAck(b, a.psn, a.msn, synNAKAccess)
+			r.answers.clear() // what was done after it
 			q.eng.stats.NAKsSent++
 			q.fail(fmt.Errorf("roce: QP %#x: RDMA READ: %v while it was answered", q.num, f))
 			return false
@@ -400,92 +417,4 @@ func (r *responder) respond(b *txBatch, a *answer) bool {
 		r.answers.pop()
 	}
 	return true
-}
-
-// An answerQueue is a ring of answers in the order of their requests.
-type answerQueue struct {
-	ring       []answer
-	head, tail uint64
-	reads      int // of those in the ring
-}
-
-func (q *answerQueue) first() *answer {
-	if q.head == q.tail {
-		return nil
-	}
-	return &q.ring[q.head%uint64(len(q.ring))]
-}
-
-func (q *answerQueue) pop() {
-	if a := q.first(); a.read {
-		q.reads--
-	}
-	q.head++
-}
-
-// push appends a. Reads are bounded by their callers and ACKs by being merged,
-// so that there is room; were there none, the answer would be lost, as it may
-// be on the wire.
-func (q *answerQueue) push(a answer) {
-	if q.tail-q.head == uint64(len(q.ring)) {
-		return
-	}
-	q.ring[q.tail%uint64(len(q.ring))] = a
-	q.tail++
-	if a.read {
-		q.reads++
-	}
-}
-
-// ack appends an ACK or a NAK. A positive one takes the place of one before it.
-func (q *answerQueue) ack(psn PSN, msn uint32, syndrome uint8) {
-	if q.head != q.tail && syndrome == synAck {
-		last := &q.ring[(q.tail-1)%uint64(len(q.ring))]
-		if !last.read && last.syndrome == synAck {
-			if psn.Sub(last.psn) > 0 {
-				last.psn = psn
-			}
-			last.msn = msn
-			return
-		}
-	}
-	q.push(answer{psn: psn, msn: msn, syndrome: syndrome})
-}
-
-func (q *answerQueue) clear() { q.head, q.reads = q.tail, 0 }
-
-// A doneRead is an RDMA READ that was answered, kept in case that the answer
-// was lost.
-type doneRead struct {
-	psn     PSN
-	packets int
-	reth    reth
-}
-
-// A readRing remembers the last RDMA READs, as many as may be outstanding.
-type readRing struct {
-	ring []doneRead
-	next int
-	n    int
-}
-
-func (r *readRing) add(d doneRead) {
-	r.ring[r.next] = d
-	r.next = (r.next + 1) % len(r.ring)
-	r.n = min(r.n+1, len(r.ring))
-}
-
-// holds reports whether p asks for a part of an RDMA READ that is remembered.
-func (r *readRing) holds(p *packet, mtu int) bool {
-	for i := range r.n {
-		d := &r.ring[i]
-		k := p.psn.Sub(d.psn)
-		if k < 0 || k >= d.packets || p.reth.rkey != d.reth.rkey {
-			continue
-		}
-		// The part must start where its PSN says, and must not go beyond the end.
-		off := uint64(k) * uint64(mtu)
-		return p.reth.va == d.reth.va+off && uint64(p.reth.length)+off <= uint64(d.reth.length) && (p.reth.length > 0 || d.reth.length == 0)
-	}
-	return false
 }

@@ -26,8 +26,9 @@ type wqe struct {
 	psn     PSN // the first it uses
 	packets int // PSNs it uses; of an RDMA READ, response packets
 
-	// got counts the response packets of an RDMA READ that have come; the bytes
-	// asked for and not yet come are charged to the engine's read budget.
+	// got counts the packets that are acknowledged; of an RDMA READ, the response
+	// packets that have come. The bytes asked for and not yet come are charged
+	// to the engine's read budget.
 	got     int
 	charged int
 
@@ -37,6 +38,12 @@ type wqe struct {
 
 // isLocal reports whether the work request sends nothing.
 func (w *wqe) isLocal() bool { return w.op == verbs.WRRegMR || w.op == verbs.WRLocalInv }
+
+// release forgets what the work request names.
+func (w *wqe) release() {
+	clear(w.sg)
+	w.buf, w.region = nil, nil
+}
 
 // end is the PSN after the last that the work request uses.
 func (w *wqe) end() PSN { return w.psn.Add(w.packets) }
@@ -56,6 +63,14 @@ func newSendQueue(size, maxSGE int) sendQueue {
 }
 
 func (q *sendQueue) at(i uint64) *wqe { return &q.ring[i%uint64(len(q.ring))] }
+
+// forget empties the queue.
+func (q *sendQueue) forget() {
+	for ; q.head != q.tail; q.head++ {
+		q.at(q.head).release()
+	}
+	q.cur = q.tail
+}
 
 func (q *sendQueue) room(wrs []verbs.SendWR) error {
 	if len(wrs) > len(q.ring)-int(q.tail-q.head) {

@@ -1,6 +1,7 @@
 package roce
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -221,11 +222,12 @@ func (s *socket) recvmmsg() int {
 func (s *socket) take(i int) {
 	m := &s.rx.msgs[i]
 	from, ok := s.source(i)
-	if !ok || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+	if !ok || m.hdr.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		s.eng.stats.DropsMalformed++
 		return
 	}
-	to, size := s.control(i)
+	ctl := unsafe.Slice((*byte)(unsafe.Pointer(&s.rx.ctl[i])), min(int(m.hdr.Controllen), rxControl))
+	to, size := parseControl(ctl)
 	if !to.IsValid() {
 		to = s.local
 	}
@@ -262,29 +264,26 @@ func (s *socket) source(i int) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), ntohs(sa.Port)), true
 }
 
-// control returns the address that message i was for, and the size of the
-// packets of a train, 0 if it is none.
-func (s *socket) control(i int) (to netip.Addr, size int) {
-	ctl := unsafe.Slice((*byte)(unsafe.Pointer(&s.rx.ctl[i])), min(int(s.rx.msgs[i].hdr.Controllen), rxControl))
+// parseControl returns, from the control messages of a message, the address that
+// it was for, invalid if none says so, and the size of the packets of a train, 0
+// if it is none.
+func parseControl(ctl []byte) (to netip.Addr, size int) {
 	for len(ctl) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
-		n := int(h.Len)
-		if n < unix.SizeofCmsghdr || n > len(ctl) {
+		n := binary.NativeEndian.Uint64(ctl) // struct cmsghdr of 64-bit systems
+		level, typ := binary.NativeEndian.Uint32(ctl[8:]), binary.NativeEndian.Uint32(ctl[12:])
+		if n < unix.SizeofCmsghdr || n > uint64(len(ctl)) {
 			return
 		}
-		data := ctl[unix.CmsgLen(0):n]
+		data := ctl[unix.SizeofCmsghdr:n]
 		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			to = netip.AddrFrom4((*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0])).Addr)
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			to = netip.AddrFrom16((*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0])).Addr)
-		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
-			size = int(*(*int32)(unsafe.Pointer(&data[0])))
+		case level == unix.IPPROTO_IP && typ == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			to = netip.AddrFrom4([4]byte(data[8:])) // ipi_addr
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			to = netip.AddrFrom16([16]byte(data)) // ipi6_addr
+		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && len(data) >= 4:
+			size = int(int32(binary.NativeEndian.Uint32(data)))
 		}
-		if n = unix.CmsgSpace(n - unix.CmsgLen(0)); n > len(ctl) {
-			return
-		}
-		ctl = ctl[n:]
+		ctl = ctl[min(unix.CmsgSpace(len(data)), len(ctl)):]
 	}
 	return
 }
@@ -328,12 +327,10 @@ func newRawPath(local netip.Addr, remote netip.AddrPort) (r rawPath) {
 
 // send sends the batch, or as much of it as the kernel takes.
 func (s *socket) send(b *txBatch) {
-	if s.blocked {
-		return
-	}
 	for !b.empty() {
 		n := s.fill(b)
 		sent, errno := s.sendmmsg(n)
+		clear(s.tx.iovs) // what they name is not ours to keep
 		for i := range sent {
 			b.sent += s.tx.packets[i]
 		}
@@ -349,7 +346,8 @@ func (s *socket) send(b *txBatch) {
 			return
 		case unix.EINVAL, unix.EMSGSIZE, unix.EIO:
 			if s.tx.packets[sent] > 1 {
-				s.gso = false // this kernel, or this interface, takes no trains
+				// This kernel takes no trains, or this interface.
+				b.pkts[b.sent].path.noTrains = true
 				continue
 			}
 			fallthrough
@@ -370,7 +368,7 @@ func (s *socket) fill(b *txBatch) int {
 	msgs := 0
 	for next := b.sent; next < len(b.pkts) && msgs < txMessages; msgs++ {
 		first := len(t.iovs)
-		n := b.train(next, s.gso, min(cap(t.iovs)-first, maxIovecs))
+		n := b.train(next, s.gso && !b.pkts[next].path.noTrains, min(cap(t.iovs)-first, maxIovecs))
 		if n == 0 {
 			break // the next call has room
 		}

@@ -11,7 +11,8 @@ type txPacket struct {
 }
 
 // A txBatch gathers packets to be sent together. Headers lie in an array of
-// its own, payload wherever it is: nothing is copied but by the kernel.
+// its own, payload wherever it is: nothing is copied but by the kernel, unless
+// packets have to wait (see own).
 //
 // The ICRC depends on the place of a packet in its train, so that seal makes
 // it, when that place is known; it may be called again.
@@ -20,11 +21,14 @@ type txBatch struct {
 	segs  [][]byte
 	heads []byte // headRoom bytes for each packet
 	sent  int    // packets of pkts that are gone
+	held  []byte // holdRoom bytes for each packet, once some had to wait
+	owned int    // packets of pkts whose payload is in held
 }
 
 const (
 	headRoom = 64 // headers, then pad and ICRC at tailOff
 	tailOff  = 56
+	holdRoom = 4096 // the largest path MTU
 )
 
 func newTxBatch() *txBatch {
@@ -43,7 +47,25 @@ func (b *txBatch) full() bool  { return len(b.pkts) == cap(b.pkts) }
 func (b *txBatch) reset() {
 	clear(b.segs)
 	clear(b.pkts)
-	b.pkts, b.segs, b.sent = b.pkts[:0], b.segs[:0], 0
+	b.pkts, b.segs, b.sent, b.owned = b.pkts[:0], b.segs[:0], 0, 0
+}
+
+// own copies the payload of what has not been sent, which is not nothing: the batch has to wait, and
+// until it goes on, owners of memory may get it back, reuse and unmap it.
+func (b *txBatch) own() {
+	if b.held == nil {
+		b.held = make([]byte, batchPackets*holdRoom)
+	}
+	for i := max(b.sent, b.owned); i < len(b.pkts); i++ {
+		p := &b.pkts[i]
+		room := b.held[i*holdRoom : (i+1)*holdRoom : (i+1)*holdRoom]
+		for j := p.lo + 1; j < p.hi-1; j++ {
+			n := copy(room, b.segs[j])
+			b.segs[j], room = room[:n:n], room[n:]
+		}
+	}
+	b.owned = len(b.pkts)
+	clear(b.segs[:b.pkts[b.sent].lo]) // what they name is on the wire
 }
 
 // begin starts a packet with h's headers; the payload follows by payload, and

@@ -177,20 +177,37 @@ func TestRecvQueue(t *testing.T) {
 		return nil
 	}
 	next := uint64(1)
+	sg := make([]verbs.SGE, 2)
 	for id := uint64(1); id < 20; id += 2 {
 		if err := post(id, id+1); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			r, ok := q.Take()
-			if !ok || r.WRID != next || r.Len != int(next)+1 || len(r.SG) != 2 {
+			r, ok := q.Take(sg)
+			if !ok || r.WRID != next || r.Len != int(next)+1 || len(r.SG) != 2 || len(r.SG[0].Buf) != int(next) {
 				t.Fatalf("took %+v, want receive %d", r, next)
 			}
 			next++
 		}
 	}
-	if _, ok := q.Take(); ok {
+	if _, ok := q.Take(sg); ok {
 		t.Error("took from an empty queue")
+	}
+	if err := post(7, 8); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{7, 8} {
+		if id, ok := q.Drop(); !ok || id != want {
+			t.Errorf("dropped %d, want %d", id, want)
+		}
+	}
+	if _, ok := q.Drop(); ok {
+		t.Error("dropped from an empty queue")
+	}
+	for i, s := range q.sges {
+		if s.Buf != nil {
+			t.Errorf("element %d of an empty queue names %d bytes", i, len(s.Buf))
+		}
 	}
 	if err := post(1, 2, 3, 4); err != verbs.ErrQueueFull || q.Len() != 0 {
 		t.Errorf("four into three: %v, %d posted", err, q.Len())

@@ -54,13 +54,22 @@ func (q *RecvQueue) Post(wrs []verbs.RecvWR) {
 	}
 }
 
-// Take removes the first receive. Its SG is good until as many more have been
-// posted as the queue holds, so a taker that keeps it copies it.
-func (q *RecvQueue) Take() (Recv, bool) {
+// Take removes the first receive. Its elements are moved to sg, which is long
+// enough: the queue keeps nothing of the memory they name.
+func (q *RecvQueue) Take(sg []verbs.SGE) (Recv, bool) {
 	if q.head == q.tail {
 		return Recv{}, false
 	}
 	r := q.ring[q.head%uint64(len(q.ring))]
 	q.head++
+	n := copy(sg, r.SG)
+	clear(r.SG)
+	r.SG = sg[:n]
 	return r, true
+}
+
+// Drop removes the first receive and returns its ID.
+func (q *RecvQueue) Drop() (wrid uint64, ok bool) {
+	r, ok := q.Take(nil)
+	return r.WRID, ok
 }
