@@ -139,9 +139,9 @@ func TestCMLingering(t *testing.T) {
 				t.Error("a closed connection keeps its owner")
 			}
 		})
-		time.Sleep(16*4608*time.Millisecond - 1)
+		time.Sleep(16*4608*time.Millisecond - time.Nanosecond)
 		n.a.told()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		n.a.told("disconnected")
 		n.a.run(n.a.checkEmpty)
 		n.mu.Lock()

@@ -146,14 +146,14 @@ func TestCMEachMessageLostOrDoubled(t *testing.T) {
 				}
 				n.b.accepts()
 				conn, _ := n.a.connect()
-				time.Sleep(c.up - 1)
+				time.Sleep(c.up - time.Nanosecond)
 				synctest.Wait()
 				n.mu.Lock()
 				if len(n.b.events) != 0 {
 					t.Errorf("b was told %q too early", n.b.events)
 				}
 				n.mu.Unlock()
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				n.b.told("established")
 				n.a.told("established")
 				time.Sleep(time.Second)
@@ -218,9 +218,9 @@ func TestCMUnreachable(t *testing.T) {
 			return []time.Duration{}
 		}
 		_, qp := n.a.connect()
-		time.Sleep(16*4608*time.Millisecond - 1)
+		time.Sleep(16*4608*time.Millisecond - time.Nanosecond)
 		n.a.told()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		n.a.told("unreachable")
 		if len(at) != 16 {
 			t.Errorf("%d REQs, want 16", len(at))
