@@ -118,10 +118,10 @@ type Limits struct {
 	Type           nvme.TransportType
 	AdrFam         nvme.AddressFamily
 	TSAS           nvme.TSAS // as discovery tells it
-	MaxQueueDepth  int  // entries of an I/O queue, for CAP.MQES and MAXCMD
-	MaxData        int  // bytes of data of a command, for MDTS
-	InCapsule      int  // bytes of in-capsule data of an I/O queue, for IOCCSZ
-	KeyedSGL       bool // SGLS bit 2
-	OffsetInCap    bool // SGLS bit 20
-	MaxDescriptors int  // MSDBD
+	MaxQueueDepth  int       // entries of an I/O queue, for CAP.MQES and MAXCMD
+	MaxData        int       // bytes of data of a command, for MDTS
+	InCapsule      int       // bytes of in-capsule data of an I/O queue, for IOCCSZ
+	KeyedSGL       bool      // SGLS bit 2
+	OffsetInCap    bool      // SGLS bit 20
+	MaxDescriptors int       // MSDBD
 }

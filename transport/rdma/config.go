@@ -164,7 +164,7 @@ func (c *Config) limits(local netip.Addr) transport.Limits {
 	return transport.Limits{
 		Type:           nvme.TransportRDMA,
 		AdrFam:         family,
-		TSAS:           nvme.RDMATSAS{QPTYPE: 1, PRTYPE: 1, CMS: 1}.TSAS(), // connected, any provider, RDMA CM
+		TSAS:           nvme.RDMATSAS{QPTYPE: nvme.RDMAQPTypeRC, PRTYPE: nvme.RDMAProviderNone, CMS: nvme.RDMACMSRDMACM}.TSAS(),
 		MaxQueueDepth:  c.MaxQueueSize,
 		MaxData:        c.MaxData,
 		InCapsule:      c.InlineDataSize,
