@@ -99,6 +99,22 @@ func TestConnectRefused(t *testing.T) {
 		}
 		q.hangUp()
 	})
+	t.Run("another port than the admin queue's", func(t *testing.T) {
+		first := w.port
+		defer func() { w.port = first }()
+		var err error
+		if w.port, err = w.target.AddPort(target.PortConfig{ID: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.port.Link(w.sub); err != nil {
+			t.Fatal(err)
+		}
+		q := w.open(nil)
+		if got := q.connect(ioConnect(h.cntlid, 1)); got.Status != 0x4182 || got.Result != 16|inData {
+			t.Errorf("%v, result %#x", got.Status, got.Result)
+		}
+		q.hangUp()
+	})
 	t.Run("not Connect", func(t *testing.T) {
 		q := w.open(nil)
 		invalid := nvme.InvalidOpcode.WithDNR()

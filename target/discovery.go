@@ -40,7 +40,7 @@ func (c *controller) discoveryPage(rq *request) []byte {
 	add(c.subsystem, nvme.SubsystemCurrentDiscovery, p.reachedLocked(q))
 	for _, a := range p.cfg.Addresses {
 		for _, nqn := range names {
-			add(p.subsystems[nqn], nvme.SubsystemNVM, a.reached(q.param.Local))
+			add(p.subsystems[nqn], nvme.SubsystemNVM, a.reached(q.param.Limits, q.param.Local))
 		}
 	}
 	if len(p.cfg.Addresses) == 0 {
@@ -56,9 +56,9 @@ func (c *controller) discoveryPage(rq *request) []byte {
 // says in it.
 func (p *Port) reachedLocked(q *queue) Address {
 	l, local := q.param.Limits, q.param.Local
-	here := Address{TRTYPE: l.Type, ADRFAM: l.AdrFam, TSAS: l.TSAS}.reached(local)
+	here := Address{TRTYPE: l.Type, ADRFAM: l.AdrFam}.reached(l, local)
 	for _, a := range p.cfg.Addresses {
-		if r := a.reached(local); r.TRTYPE == l.Type && (!local.IsValid() || r.TRADDR == here.TRADDR && r.TRSVCID == here.TRSVCID) {
+		if r := a.reached(l, local); r.TRTYPE == l.Type && (!local.IsValid() || r.TRADDR == here.TRADDR && r.TRSVCID == here.TRSVCID) {
 			return r
 		}
 	}

@@ -132,6 +132,7 @@ type queue struct {
 	// Set before a command is sent.
 	late    bool  // Pull and Reserve are served when the test says so (serve)
 	dataErr error // what DataReady says
+	always  bool  // DataReady tells of data also when the queue is down
 	parts   int   // into how many pieces data is cut; 0: one
 
 	slots  []slot
@@ -266,7 +267,7 @@ func (q *queue) serveAll() {
 		s := q.waits[0]
 		q.waits = q.waits[1:]
 		err := q.dataErr
-		if q.isDown && err == nil {
+		if q.isDown && err == nil && !q.always {
 			err = errors.New("queue down")
 		}
 		s.ready(err)

@@ -72,6 +72,22 @@ func TestQuiesceWaits(t *testing.T) {
 	})
 }
 
+// Data that arrives when the queue is down is not written: who waits for the
+// queue's end waits for what is with the device by then.
+func TestDataAfterDown(t *testing.T) {
+	rec := &recorder{Device: newMemory(t, 1<<20), t: t}
+	w := newWorld(t, target.Config{}, rec)
+	defer w.close()
+	q := w.enable(nil).io(1, nil)
+	q.late, q.always = true, true
+	s := q.send(rw(nvme.IOWrite, 1, 0, 0), make([]byte, 512))
+	q.hangUp()
+	<-s.done
+	if ops := rec.take(); len(ops) != 0 {
+		t.Errorf("the device did %s", text(ops))
+	}
+}
+
 // A reset or shutdown is complete when no command of the I/O queues is with a
 // device any more, and not before.
 func TestResetWaitsForIO(t *testing.T) {

@@ -20,7 +20,8 @@ type Address struct {
 	// TRSVCID is the service, such as "4420". Empty or "0" stands for the port
 	// that the host has reached.
 	TRSVCID string
-	TSAS    nvme.TSAS
+	// TSAS is what the fabric says if it is zero.
+	TSAS nvme.TSAS
 }
 
 // PortConfig describes a port.
@@ -169,8 +170,12 @@ func (p *Port) Open(f transport.Fabric, param transport.QueueParam) (transport.Q
 // Removed reports whether nothing is opened any more; see [transport.Core].
 func (p *Port) Removed() bool { return p.removed.Load() }
 
-// reached returns what a host that has reached local is to be told of a.
-func (a Address) reached(local netip.AddrPort) Address {
+// reached returns what a host that has reached local, by a fabric of limits l,
+// is to be told of a.
+func (a Address) reached(l transport.Limits, local netip.AddrPort) Address {
+	if a.TSAS == (nvme.TSAS{}) && a.TRTYPE == l.Type {
+		a.TSAS = l.TSAS
+	}
 	if !local.IsValid() {
 		return a
 	}

@@ -279,13 +279,8 @@ func TestDiscoveryAddresses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, target.Config{}, nil)
 			defer w.close()
-			for i := range tt.addrs {
-				if tt.addrs[i].TRTYPE == nvme.TransportRDMA {
-					tt.addrs[i].TSAS = tsas
-				}
-			}
 			w.port.SetAddresses(tt.addrs)
-			q := w.open(func(p *transport.QueueParam) { p.Local = addrPort(tt.local) })
+			q := w.open(func(p *transport.QueueParam) { p.Local, p.Limits.TSAS = addrPort(tt.local), tsas })
 			a := adminConnect()
 			a.SUBNQN = nvme.DiscoveryNQN
 			if cqe := q.connect(a); !cqe.Status.OK() {
@@ -305,7 +300,7 @@ func TestDiscoveryAddresses(t *testing.T) {
 				if got := entryText(e); got != tt.want[i] {
 					t.Errorf("entry %d: %q, want %q", i, got, tt.want[i])
 				}
-				if len(tt.addrs) > 0 && e.TRTYPE == nvme.TransportRDMA && (e.TSAS != tsas || here.TSAS != tsas) {
+				if e.TRTYPE == nvme.TransportRDMA && (e.TSAS != tsas || here.TSAS != tsas) {
 					t.Errorf("entry %d: TSAS %x, and %x", i, e.TSAS[:12], here.TSAS[:12])
 				}
 			}
