@@ -17,8 +17,8 @@ type coreMu struct{}
 type testCore struct {
 	openErr error
 	removed bool
-	lend    int  // segments that reads lend; 0: reads reserve
-	late    bool // complete by Post
+	lend    int // segments that reads lend; 0: reads reserve
+	size    int // bytes of the namespace, one for each queue
 
 	// hold says which commands stay with the core, on the shard.
 	hold func(c nvme.Command) bool
@@ -28,7 +28,7 @@ type testCore struct {
 	opened chan *testQueue
 }
 
-func newTestCore() *testCore { return &testCore{opened: make(chan *testQueue, 4096)} }
+func newTestCore() *testCore { return &testCore{size: 16 << 20, opened: make(chan *testQueue, 4096)} }
 
 func (c *testCore) Removed() bool { return c.removed }
 
@@ -36,7 +36,7 @@ func (c *testCore) Open(f transport.Fabric, p transport.QueueParam) (transport.Q
 	if c.openErr != nil {
 		return nil, c.openErr
 	}
-	q := &testQueue{core: c, f: f, p: p, state: make([]uint8, p.Depth), store: make([]byte, 16<<20), quiet: make(chan struct{}), downed: make(chan struct{})}
+	q := &testQueue{core: c, f: f, p: p, state: make([]uint8, p.Depth), store: make([]byte, c.size), quiet: make(chan struct{}), downed: make(chan struct{})}
 	c.mu.Lock()
 	c.queues = append(c.queues, q)
 	c.mu.Unlock()

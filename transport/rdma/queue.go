@@ -146,9 +146,12 @@ func (q *queue) runAsked() {
 	q.mu.Lock()
 	cause := q.leave
 	q.mu.Unlock()
-	if q.live {
+	switch {
+	case q.cq == nil: // still being made, elsewhere: runCreate will see it
+		q.lose(cause)
+	case q.live:
 		q.Disconnect(cause)
-	} else {
+	default:
 		q.fail(cause)
 	}
 }
@@ -210,9 +213,6 @@ func (q *queue) runCreate() {
 	if cause := q.leaveCause(); cause != nil {
 		q.fail(cause)
 		return
-	}
-	if q.down {
-		return // asked to leave
 	}
 	if err := q.makeQP(); err != nil {
 		q.reject(err)

@@ -15,7 +15,7 @@ import (
 // A raw is a peer that sends whatever a test wants: a host without our host, a
 // target without our target. Its methods are for the test's goroutine.
 type raw struct {
-	t      *testing.T
+	t      testing.TB
 	shard  *shard.Shard
 	pd     verbs.PD
 	cq     verbs.CQ
@@ -31,7 +31,7 @@ type raw struct {
 
 const rawReceives = 64
 
-func newRaw(t *testing.T, dev *fakeverbs.Device, s *shard.Shard, id *rdmacm.ID) *raw {
+func newRaw(t testing.TB, dev *fakeverbs.Device, s *shard.Shard, id *rdmacm.ID) *raw {
 	t.Helper()
 	r := &raw{t: t, shard: s, id: id, recvd: make(chan []byte, 1024), wcs: make(chan verbs.WC, 1024), events: make(chan rdmacm.Event, 64)}
 	var err error
@@ -182,7 +182,7 @@ func (w *world) rawHost(q rawRequest) *raw {
 	if err := id.Resolve(w.hostDev.Provider(), hostAddr, portal); err != nil {
 		w.Fatal(err)
 	}
-	r = newRaw(w.T, w.hostDev, w.hostShards[id.Vector()], id)
+	r = newRaw(w.TB, w.hostDev, w.hostShards[id.Vector()], id)
 	close(ready)
 	if err := id.Connect(r.qp, rdmacm.ConnParam{PrivateData: q.private, ResponderResources: q.resources, RNRRetryCount: 7}); err != nil {
 		w.Fatal(err)
@@ -212,7 +212,7 @@ func (w *world) rawTarget(port uint16, answer func(r *raw, ev *rdmacm.Event) err
 			r.events <- *ev
 			return nil
 		}
-		r = newRaw(w.T, w.dev, w.shards[ev.Conn.Vector()], ev.Conn)
+		r = newRaw(w.TB, w.dev, w.shards[ev.Conn.Vector()], ev.Conn)
 		if answer != nil {
 			err := answer(r, ev)
 			got <- r

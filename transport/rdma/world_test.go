@@ -23,7 +23,7 @@ var (
 
 // A world is a host and a target on a network, with all that they need.
 type world struct {
-	*testing.T
+	testing.TB
 	net          fakeverbs.Network
 	shards       []*shard.Shard
 	hostShards   []*shard.Shard
@@ -49,9 +49,9 @@ type worldConfig struct {
 
 // newWorld makes a world. When the test has ended, all of it is taken down and
 // nothing may be left.
-func newWorld(t *testing.T, wc worldConfig) *world {
+func newWorld(t testing.TB, wc worldConfig) *world {
 	t.Helper()
-	w := &world{T: t, core: newTestCore(), refused: make(chan error, 4096), listening: make(chan error, 64)}
+	w := &world{TB: t, core: newTestCore(), refused: make(chan error, 4096), listening: make(chan error, 64)}
 	newShards := func(name string) []*shard.Shard {
 		var all []*shard.Shard
 		for range max(1, wc.shards) {
@@ -134,7 +134,7 @@ func (w *world) close() {
 	}
 }
 
-func wctx(t *testing.T) context.Context {
+func wctx(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -166,7 +166,7 @@ func (w *world) dialParam(p transport.HostQueueParam) *client {
 	w.Helper()
 	c := &client{w: w, down: make(chan error, 4), inc: p.InCapsule}
 	p.Down = func(cause error) { c.down <- cause }
-	q, err := w.d.Dial(wctx(w.T), p)
+	q, err := w.d.Dial(wctx(w.TB), p)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -264,4 +264,19 @@ func (c *client) onTarget(fn func()) {
 
 func withPort(a netip.AddrPort, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr(), port)
+}
+
+// shortTimer is closed when a timer of the shard has fired, and so has every
+// other that was due before.
+func shortTimer(s *shard.Shard, d time.Duration) <-chan struct{} {
+	fired := make(chan struct{})
+	t := &shard.Timer{Fn: func() { close(fired) }}
+	_ = s.Run(func() { s.Arm(t, s.Now()+d) })
+	return fired
+}
+
+// postable returns what posts fn to the shard without allocating.
+func postable(s *shard.Shard, fn func()) func() {
+	t := &shard.Task{Fn: fn}
+	return func() { s.Post(t) }
 }
