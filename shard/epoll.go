@@ -59,10 +59,10 @@ func newEpoll() (*epoll, error) {
 }
 
 func (p *epoll) wait(timeout time.Duration) bool {
-	ms := 0
-	if timeout != 0 {
+	ms := -1
+	if timeout != forever {
 		// Rounded up: a timer a little late is right, an early wake-up is a spin.
-		ms = int((min(timeout, maxNap) + time.Millisecond - 1) / time.Millisecond)
+		ms = int((min(timeout, time.Hour) + time.Millisecond - 1) / time.Millisecond)
 	}
 	n, err := unix.EpollWait(p.fd, p.events[:], ms)
 	if err != nil {

@@ -44,10 +44,13 @@ type Shard struct {
 	lastNap  time.Duration
 }
 
+// forever is the timeout of a wait that only an event ends.
+const forever time.Duration = -1
+
 // A poller waits for events of descriptors and runs their handlers.
 type poller interface {
-	// wait waits until an event, a wake or the timeout, and runs handlers. A
-	// negative timeout is none, zero polls. It reports whether a handler ran.
+	// wait waits until an event, a wake or the timeout, and runs handlers. The
+	// timeout may be forever; zero polls. It reports whether a handler ran.
 	wait(timeout time.Duration) bool
 	// wake ends a wait, the present one or the next.
 	wake()
@@ -157,9 +160,6 @@ func (s *Shard) Close() error {
 	return s.poller.close()
 }
 
-// maxNap bounds a wait of the kernel's, so that no lost wake-up lasts.
-const maxNap = time.Hour
-
 func (s *Shard) loop() {
 	defer close(s.finished)
 	for {
@@ -195,7 +195,7 @@ func (s *Shard) rest() {
 			}
 		}
 	}
-	timeout := maxNap
+	timeout := forever
 	before := time.Since(s.start)
 	if len(s.timers) > 0 {
 		timeout = max(0, s.timers[0].at-before)

@@ -235,10 +235,14 @@ func TestTimersInVirtualTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
+		if err := s.Run(func() { s.Arm(&a, s.Now()+48*time.Hour) }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(49 * time.Hour)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if want := []time.Duration{time.Second, 5*time.Second + time.Millisecond}; !slices.Equal(at, want) {
+		if want := []time.Duration{time.Second, 5*time.Second + time.Millisecond, 6*time.Second + 48*time.Hour}; !slices.Equal(at, want) {
 			t.Errorf("fired at %v, want %v", at, want)
 		}
 	})

@@ -12,7 +12,7 @@ func (p *simPoller) wait(timeout time.Duration) bool {
 		return false
 	}
 	var expired <-chan time.Time
-	if timeout > 0 && timeout < maxNap {
+	if timeout != forever {
 		t := time.NewTimer(timeout)
 		defer t.Stop()
 		expired = t.C
