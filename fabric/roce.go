@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
@@ -43,28 +42,17 @@ func (n *Node) OpenRoCE(cfg roce.Config) (*RoCE, error) {
 	return r, nil
 }
 
-// addressTries is how many loopback addresses are tried before somebody else's
-// is the problem.
-const addressTries = 8
-
 // OpenRoCETo opens a device for a host, on the local address that leads to
 // remote. cfg.Addr, if valid, is that address; otherwise [roce.ChooseAddr]
 // names it.
 func (n *Node) OpenRoCETo(remote netip.Addr, cfg roce.Config) (*RoCE, error) {
-	if cfg.Addr.IsValid() {
-		return n.OpenRoCE(cfg)
-	}
-	for try := 1; ; try++ {
+	if !cfg.Addr.IsValid() {
 		var err error
 		if cfg.Addr, err = roce.ChooseAddr(remote); err != nil {
 			return nil, fmt.Errorf("fabric: %w", err)
 		}
-		r, err := n.OpenRoCE(cfg)
-		// On loopback the address was chosen by chance, and may be taken.
-		if err == nil || try == addressTries || !remote.IsLoopback() || !errors.Is(err, syscall.EADDRINUSE) {
-			return r, err
-		}
 	}
+	return n.OpenRoCE(cfg)
 }
 
 // Listen makes a listener. Of cfg it needs Core; it fills in Addr (the device's

@@ -1,0 +1,61 @@
+# make check is the gate: everything that needs no other machine, in minutes.
+GO       ?= go
+FUZZTIME ?= 1m
+TESTTIME ?= 3m
+
+# Tags that hide files from a plain build.
+TAGS = interop lockdep
+
+.PHONY: all build check fmt vet staticcheck tidy test race lockdep cross fuzz bench interop
+
+all: build
+
+build:
+	$(GO) build -o bin/fabrid ./cmd/fabrid
+
+check: fmt vet staticcheck tidy test race lockdep cross
+
+fmt:
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+	@set -e; for tag in $(TAGS); do echo $(GO) vet -tags $$tag ./...; $(GO) vet -tags $$tag ./...; done
+
+staticcheck:
+	$(GO) tool staticcheck ./...
+	@set -e; for tag in $(TAGS); do echo $(GO) tool staticcheck -tags $$tag ./...; $(GO) tool staticcheck -tags $$tag ./...; done
+
+tidy:
+	$(GO) mod tidy -diff
+
+test:
+	$(GO) test -shuffle=on -timeout $(TESTTIME) ./...
+
+race:
+	$(GO) test -race -shuffle=on -timeout $(TESTTIME) ./...
+
+lockdep:
+	$(GO) test -tags lockdep -shuffle=on -timeout $(TESTTIME) ./...
+
+# s390x is big-endian.
+cross:
+	@set -e; for arch in arm64 s390x; do echo GOARCH=$$arch $(GO) vet ./...; \
+	GOOS=linux GOARCH=$$arch $(GO) build -o /dev/null ./cmd/fabrid; GOOS=linux GOARCH=$$arch $(GO) vet ./...; done
+
+# Every Fuzz function for FUZZTIME. What they find is a file in testdata/fuzz.
+fuzz:
+	@set -e; git grep -lE '^func Fuzz' -- '*_test.go' | while read -r file; do \
+	  sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r name; do \
+	    echo "$(GO) test -run '^$$' -fuzz ^$$name\$$ -fuzztime $(FUZZTIME) ./$$(dirname $$file)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
+	  done; done
+
+# fabrid beside bare UDP, each end on a core of its own. Keep the machine quiet.
+bench:
+	$(GO) run ./test/bench
+
+# fabrid beside Linux, in virtual machines. Needs root and Debian: test/interop/README.md.
+interop:
+	test/interop/run

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/fabrid/fabrid/verbs/roce"
+)
+
+// A portTaken is the error of a UDP port at which somebody receives already.
+type portTaken struct {
+	addr  netip.AddrPort
+	owner netip.AddrPort // as /proc/net/udp has it
+}
+
+func (e *portTaken) Error() string {
+	return fmt.Sprintf("UDP port %d at %v is taken: a socket of this machine is bound to %v", e.addr.Port(), e.addr.Addr(), e.owner)
+}
+
+func (e *portTaken) Unwrap() error { return syscall.EADDRINUSE }
+
+// hint says what a user can do about an error that does not say so itself.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Sprintf("RoCEv2 peers receive on UDP port %d, so two of them on one machine need different addresses:\n"+
+			"  another fabrid (ss -ulpn): give this one an address of its own, with --addr or --local-addr\n"+
+			"  Linux's rdma_rxe (rdma link show): unload it with modprobe -r rdma_rxe\n"+
+			"  between two fabrids, give both another UDP port, with --udp-port", roce.Port)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "give an address that this machine has: ip -brief address shows them"
+	case errors.Is(err, syscall.EAFNOSUPPORT):
+		return "this machine's kernel does not have that address family: give an address of the other, with --addr"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "check the address, and the routes to it: ip route get ADDRESS"
+	}
+	return ""
+}

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fabrid/fabrid/admission"
+	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/fabric"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/target"
+	"github.com/fabrid/fabrid/transport/rdma"
+	"github.com/fabrid/fabrid/verbs/roce"
+)
+
+// shutdownTimeout bounds the way out: within it hosts have been told, queues
+// have been released and the process ends.
+const shutdownTimeout = 4 * time.Second
+
+// serveFlags are the flags of serve.
+type serveFlags struct {
+	addrs     []string
+	port      uint16
+	udpPort   uint16
+	nqn       string
+	size      size
+	file      string
+	null      bool
+	blockSize size
+
+	useSRQ       bool
+	inline       size
+	maxQueueSize int
+	maxQueues    int
+	spin         time.Duration
+}
+
+func (p *program) serveCommand() *cobra.Command {
+	f := serveFlags{size: 256 << 20, blockSize: bdev.DefaultBlockSize, inline: rdma.DefaultInlineDataSize}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve a namespace",
+		Long: "Serve a namespace over NVMe/RDMA, on RoCEv2 over UDP, until SIGINT or SIGTERM. SIGUSR1 prints\n" +
+			"counters, a line of JSON on stderr.",
+		Example: "  fabrid serve\n  fabrid serve --addr 192.0.2.1 --file disk.img --size 10GiB",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.addrs, "addr", nil, "addresses to serve at, 0.0.0.0 and :: for all of a family (default all of both)")
+	flags.Uint16Var(&f.port, "port", fabric.DefaultPort, "port of NVMe/RDMA (trsvcid)")
+	flags.Uint16Var(&f.udpPort, "udp-port", roce.Port, "UDP port of RoCEv2; Linux and hardware know no other")
+	flags.StringVar(&f.nqn, "nqn", "", "name of the subsystem (default one of this machine's and port's)")
+	flags.Var(&f.size, "size", "size of the namespace; of a file that exists, its own is the default")
+	flags.StringVar(&f.file, "file", "", "keep the namespace in this file, not in memory; made if it does not exist")
+	flags.BoolVar(&f.null, "null", false, "a namespace that forgets what is written and reads as zeros")
+	flags.Var(&f.blockSize, "block-size", "logical block size, 512 or 4096")
+	flags.BoolVar(&f.useSRQ, "use-srq", false, "let the queues share their receives")
+	flags.Var(&f.inline, "inline-data-size", "data that a write command may carry in its capsule, 0 for none")
+	flags.IntVar(&f.maxQueueSize, "max-queue-size", rdma.DefaultMaxQueueSize, "largest I/O queue")
+	flags.IntVar(&f.maxQueues, "max-queues", 1024, "queues that may exist at once, of all hosts")
+	flags.DurationVar(&f.spin, "spin", 0, "look for work for so long before sleeping, such as 20us: lower latency for a busy core")
+	cmd.MarkFlagsMutuallyExclusive("file", "null")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if f.file != "" && !cmd.Flags().Changed("size") {
+			if s, err := os.Stat(f.file); err == nil && s.Size() > 0 {
+				f.size = 0 // the file's own
+			}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// device opens the storage and says in words what it is.
+func (f *serveFlags) device() (bdev.Device, string, error) {
+	block := int(f.blockSize)
+	switch {
+	case f.null:
+		d, err := bdev.NewNull(bdev.NullConfig{Size: uint64(f.size), BlockSize: block})
+		return d, "that forgets what is written", err
+	case f.file != "":
+		d, err := bdev.OpenFile(bdev.FileConfig{Path: f.file, Size: uint64(f.size), BlockSize: block, Create: true})
+		return d, "in " + f.file, err
+	}
+	d, err := bdev.NewMemory(bdev.MemoryConfig{Size: uint64(f.size), BlockSize: block})
+	return d, "in memory", err
+}
+
+// A server is a running target.
+type server struct {
+	node    *fabric.Node
+	target  *target.Target
+	sub     *target.Subsystem
+	dev     bdev.Device
+	roce    []*fabric.RoCE
+	listens []*rdma.Listener
+}
+
+func (p *program) serve(ctx context.Context, f serveFlags) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	defer signal.Stop(usr1)
+
+	if f.nqn == "" {
+		f.nqn = nvme.UUIDNQN(machineUUID("target " + strconv.Itoa(int(f.port))))
+	}
+	s, what, err := p.startServer(f)
+	if err != nil {
+		return err
+	}
+	info := s.dev.Info()
+	bytes := size(info.Size())
+	fmt.Fprintf(p.stdout, "serving %s: %s %s, blocks of %d bytes\n", f.nqn, &bytes, what, info.BlockSize)
+	for _, l := range s.listens {
+		fmt.Fprintf(p.stdout, "  at %v, RoCEv2 on UDP port %d\n", l.Addr(), f.udpPort)
+	}
+	s.printLines(p.stdout, f)
+	fmt.Fprintln(p.stdout, "\nready")
+
+	for {
+		select {
+		case <-usr1:
+			if err := s.printCounters(p.stderr); err != nil {
+				p.log.Error("counters", "err", err)
+			}
+		case <-ctx.Done():
+			stop() // a second signal ends the process at once
+			p.log.Info("shutting down")
+			return s.stop()
+		}
+	}
+}
+
+// startServer makes a target and has it listen.
+func (p *program) startServer(f serveFlags) (s *server, what string, err error) {
+	dev, what, err := f.device()
+	if err != nil {
+		return nil, "", err
+	}
+	s = &server{dev: dev}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	s.target = target.New(target.Config{Events: targetEvents(p.log), CloseTimeout: shutdownTimeout / 2})
+	if s.sub, err = s.target.AddSubsystem(target.SubsystemConfig{NQN: f.nqn, AllowAnyHost: true, MaxQueueDepth: f.maxQueueSize}); err != nil {
+		return s, "", err
+	}
+	if _, err = s.sub.AddNamespace(target.NamespaceConfig{Device: dev}); err != nil {
+		return s, "", err
+	}
+	port, err := s.target.AddPort(target.PortConfig{ID: 1})
+	if err != nil {
+		return s, "", err
+	}
+	if err = port.Link(s.sub); err != nil {
+		return s, "", err
+	}
+	s.node, err = fabric.NewNode(fabric.Config{
+		Limits: admission.Limits{Queues: f.maxQueues}, CMEvents: cmEvents(p.log), Spin: f.spin,
+	})
+	if err != nil {
+		return s, "", err
+	}
+	return s, what, s.listen(p, f, port)
+}
+
+// listen opens a device at each address and listens there.
+func (s *server) listen(p *program, f serveFlags, port *target.Port) error {
+	addrs, everywhere := f.addrs, len(f.addrs) == 0
+	if everywhere {
+		addrs = []string{"0.0.0.0", "::"}
+	}
+	for _, text := range addrs {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("--addr %q: want an IP address of this machine, or 0.0.0.0 or ::", text)
+		}
+		err = s.listenAt(p, f, port, addr.Unmap())
+		if err != nil && everywhere && addr.Is6() && len(s.listens) > 0 {
+			p.log.Debug("no IPv6", "err", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) listenAt(p *program, f serveFlags, port *target.Port, addr netip.Addr) error {
+	if err := checkPortFree(netip.AddrPortFrom(addr, f.udpPort)); err != nil {
+		return err
+	}
+	device, err := s.node.OpenRoCE(roce.Config{Addr: addr, UDPPort: f.udpPort})
+	if err != nil {
+		return err
+	}
+	s.roce = append(s.roce, device)
+	inline := int(f.inline)
+	if inline == 0 {
+		inline = -1
+	}
+	l, err := device.Listen(rdma.Config{
+		Core: port, Addr: netip.AddrPortFrom(addr, f.port),
+		InlineDataSize: inline, MaxQueueSize: f.maxQueueSize, UseSRQ: f.useSRQ, Events: rdmaEvents(p.log),
+	})
+	if err != nil {
+		return err
+	}
+	s.listens = append(s.listens, l)
+	return nil
+}
+
+// printLines prints how to reach the target.
+func (s *server) printLines(w io.Writer, f serveFlags) {
+	var reach []netip.Addr
+	local := netip.MustParseAddr("127.0.0.1")
+	for i, l := range s.listens {
+		a := l.Addr().Addr()
+		if i == 0 && !a.IsUnspecified() {
+			local = a
+		}
+		if a.Is4() || len(s.listens) == 1 {
+			reach = append(reach, addresses(a)...)
+		}
+	}
+	if f.udpPort == roce.Port {
+		fmt.Fprintln(w, "\nfrom a Linux host (eth0 is its interface; it needs no rxe0 if it has an RDMA NIC):")
+		fmt.Fprintln(w, "  modprobe -a nvme-rdma rdma_rxe; rdma link add rxe0 type rxe netdev eth0")
+		for _, a := range reach {
+			if a.IsLoopback() {
+				continue
+			}
+			fmt.Fprintf(w, "  nvme discover -t rdma -a %v -s %d\n", a, f.port)
+			fmt.Fprintf(w, "  nvme connect -t rdma -a %v -s %d -n %s\n", a, f.port, f.nqn)
+		}
+	}
+	fmt.Fprintln(w, "\nwithout a kernel that knows RDMA:")
+	udp := ""
+	if f.udpPort != roce.Port {
+		udp = fmt.Sprintf(" --udp-port %d", f.udpPort)
+	}
+	fmt.Fprintf(w, "  fabrid bench -t rdma -a %v -s %d -n %s --rw randrw --verify%s\n", local, f.port, f.nqn, udp)
+}
+
+// stop takes leave of the hosts and frees everything, in order: no new
+// connection, leave of those there are, the releases of their queues, the rest.
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	var errs []error
+	for _, l := range s.listens {
+		errs = append(errs, l.Close())
+	}
+	if s.target != nil {
+		errs = append(errs, s.target.Close())
+	}
+	if s.node != nil {
+		errs = append(errs, s.node.Close(ctx))
+	}
+	return errors.Join(append(errs, s.dev.Close())...)
+}
+
+// counters is the line that SIGUSR1 prints. Scripts depend on its names; queues
+// comes first.
+type counters struct {
+	fabric.Counts
+	Controllers int               `json:"controllers"`
+	Commands    target.Stats      `json:"commands"`
+	RoCE        map[string]uint64 `json:"roce"` // those that are not zero
+	Delete      deleteCounters    `json:"delete_workqueue"`
+}
+
+// deleteCounters is what the workqueue that releases queues is doing.
+type deleteCounters struct {
+	Pending   int    `json:"pending"`
+	Running   int    `json:"running"`
+	Completed uint64 `json:"completed"`
+}
+
+func (s *server) counters() counters {
+	wq := s.node.Workqueue()
+	c := counters{
+		Counts:      s.node.Counts(),
+		Controllers: s.target.Counts().Controllers,
+		Commands:    s.sub.Stats(),
+		RoCE:        make(map[string]uint64),
+		Delete:      deleteCounters{wq.Pending, len(wq.Running), wq.Completed},
+	}
+	for _, r := range s.roce {
+		addStats(c.RoCE, r.Device.Stats())
+	}
+	return c
+}
+
+func (s *server) printCounters(w io.Writer) error {
+	return json.NewEncoder(w).Encode(s.counters())
+}
