@@ -318,4 +318,7 @@ func (r *requester) measured(rtt time.Duration) {
 		r.srtt += (rtt - r.srtt) / 8
 	}
 	r.rto = min(max(rtoMin, 8*r.srtt), rtoMax)
+	if q := r.qp; q.timer.Armed() && r.rnrUntil == 0 && q.timer.Deadline() > q.now()+r.rto {
+		q.eng.shard.Arm(&q.timer, q.now()+r.rto) // it was armed when we knew less
+	}
 }
