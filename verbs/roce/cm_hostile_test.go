@@ -213,8 +213,8 @@ func TestCMTimewait(t *testing.T) {
 		end(0) // 512 ms for an ACK timeout of 17
 		for n := range uint32(10) {
 			end(n + 1)
-			if len(r.m.timewait.queue) > 2 || len(r.m.timewait.until) > 2 {
-				t.Fatalf("%d in TIMEWAIT", len(r.m.timewait.queue))
+			if r.m.timewait.len() > 2 || len(r.m.timewait.until) > 2 {
+				t.Fatalf("%d in TIMEWAIT", r.m.timewait.len())
 			}
 		}
 		r.give(cmAddrA, hostileREQ(r, cmAddrA, 10))
@@ -426,10 +426,10 @@ func fuzzCMRun(r *replay, prog []byte, limit int) error {
 			}
 		}
 		if halfOpen != m.halfOpen || halfOpen > limit || lingering != m.lingering || lingering > limit ||
-			len(m.timewait.queue) > limit || len(m.timewait.until) > limit || len(m.conns) > len(o.conns) ||
+			m.timewait.len() > limit || len(m.timewait.until) > limit || len(m.conns) > len(o.conns) ||
 			len(m.peers) > len(m.conns) || len(m.peerQPs) > len(m.conns) || len(m.qpns) > len(m.conns) {
 			return fmt.Errorf("%d conns of %d, %d peers, %d QPs, half open %d (%d), lingering %d (%d), timewait %d", len(m.conns), len(o.conns),
-				len(m.peers), len(m.qpns), m.halfOpen, halfOpen, m.lingering, lingering, len(m.timewait.queue))
+				len(m.peers), len(m.qpns), m.halfOpen, halfOpen, m.lingering, lingering, m.timewait.len())
 		}
 	}
 	m.close()

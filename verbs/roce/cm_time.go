@@ -80,6 +80,7 @@ func (t *cmTimes) ackCode(code uint8) uint8 {
 type cmTimewait struct {
 	max   int
 	queue []cmPast // in the order in which they ended
+	first int      // in queue: those before are forgotten
 	until map[cmPeer]time.Duration
 }
 
@@ -106,23 +107,23 @@ func (w *cmTimewait) has(peer cmPeer, now time.Duration) bool {
 // expire drops from the front what has expired, and what is more than limit.
 // Behind one with a long time others may stay longer than they need.
 func (w *cmTimewait) expire(now time.Duration, limit int) {
-	n := 0
-	for _, p := range w.queue {
-		if len(w.queue)-n <= limit && now < p.until {
+	for w.first < len(w.queue) {
+		p := w.queue[w.first]
+		if w.len() <= limit && now < p.until {
 			break
 		}
-		if w.until[p.peer] == p.until {
+		if w.until[p.peer] == p.until { // else it has come again
 			delete(w.until, p.peer)
 		}
-		n++
+		w.first++
 	}
-	if n == 0 {
-		return
+	if w.first > len(w.queue)/2 { // so that each is moved once at most, on the average
+		w.queue = w.queue[:copy(w.queue, w.queue[w.first:])]
+		w.first = 0
 	}
-	left := copy(w.queue, w.queue[n:])
-	clear(w.queue[left:])
-	w.queue = w.queue[:left]
 }
+
+func (w *cmTimewait) len() int { return len(w.queue) - w.first }
 
 // sendUntilAnswered sends a message of a connection now, and again, the same
 // bytes, every interval, retries times. What comes then is unanswered's.
