@@ -67,6 +67,9 @@ type Event struct {
 // ConnParam is what the ends tell each other when they connect, as
 // rdma_conn_param has it, from the view of the end that sets it.
 type ConnParam struct {
+	// PrivateData is the consumer's. Where no length is sent, as on InfiniBand
+	// and RoCE, what arrives is padded with zeros to the most that can be: 56
+	// bytes of a request, 196 of an acceptance, 148 of a refusal.
 	PrivateData        []byte
 	ResponderResources uint8 // RDMA READs that this end answers at once
 	InitiatorDepth     uint8 // RDMA READs that this end has outstanding
