@@ -189,7 +189,7 @@ func (s *server) listen(p *program, f serveFlags, port *target.Port) error {
 	for _, text := range addrs {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			return fmt.Errorf("--addr %q: want an IP address of this machine, or 0.0.0.0 or ::", text)
+			return fmt.Errorf("--addr %q: want an IP address of this machine; 0.0.0.0 and :: stand for all", text)
 		}
 		err = s.listenAt(p, f, port, addr.Unmap())
 		if err != nil && everywhere && addr.Is6() && len(s.listens) > 0 {

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/fabrid/fabrid/load"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop")) }
+
+// output collects what a command prints while others look.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+	more chan struct{}
+}
+
+func newOutput() *output { return &output{more: make(chan struct{}, 1)} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case o.more <- struct{}{}:
+	default:
+	}
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// wait returns the text once it has what is wanted.
+func (o *output) wait(t *testing.T, want string) string {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for !strings.Contains(o.String(), want) {
+		select {
+		case <-o.more:
+		case <-limit:
+			t.Fatalf("no %q in\n%s", want, o)
+		}
+	}
+	return o.String()
+}
+
+// A served is a running serve.
+type served struct {
+	addr           string
+	stdout, stderr *output
+	stop           func() int // returns the exit code
+}
+
+// serve runs serve at a loopback address of its own, with more flags.
+func serve(t *testing.T, flags ...string) *served {
+	t.Helper()
+	return serveSize(t, append([]string{"--size", "16MiB"}, flags...)...)
+}
+
+// serveSize is serve without a size.
+func serveSize(t *testing.T, flags ...string) *served {
+	t.Helper()
+	r := rand.Uint32()
+	s := &served{
+		addr:   netip.AddrFrom4([4]byte{127, 1 + byte(r>>16)%63, byte(r >> 8), 1 + byte(r)%254}).String(),
+		stdout: newOutput(), stderr: newOutput(),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, append([]string{"serve", "--addr", s.addr}, flags...), s.stdout, s.stderr)
+	}()
+	s.stop = sync.OnceValue(func() int {
+		cancel()
+		select {
+		case c := <-code:
+			return c
+		case <-time.After(10 * time.Second):
+			t.Error("serve did not end")
+			return -1
+		}
+	})
+	t.Cleanup(func() {
+		if c := s.stop(); c != 0 {
+			t.Errorf("serve: exit code %d\n%s", c, s.stderr)
+		}
+	})
+	s.stdout.wait(t, "ready")
+	return s
+}
+
+// fabrid runs a command and returns what it printed.
+func fabrid(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, &out, &err)
+	return out.String(), err.String(), code
+}
+
+func TestServeDiscoverBench(t *testing.T) {
+	const nqn = "nqn.2014-08.org.example:test"
+	s := serve(t, "--nqn", nqn)
+	if text := s.stdout.String(); !strings.Contains(text, "16 MiB in memory") || !strings.Contains(text, "fabrid bench -t rdma -a "+s.addr+" -s 4420 -n "+nqn) {
+		t.Errorf("serve printed\n%s", text)
+	}
+
+	out, errs, code := fabrid(t, "discover", "-a", s.addr)
+	if code != 0 || !strings.Contains(out, "subnqn:      "+nqn) || !strings.Contains(out, "Number of Records 2") {
+		t.Errorf("discover: code %d\n%s%s", code, out, errs)
+	}
+	out, errs, code = fabrid(t, "discover", "-t", "rdma", "-a", s.addr, "-s", "4420", "--json")
+	var log discoveryLog
+	if err := json.Unmarshal([]byte(out), &log); err != nil || code != 0 {
+		t.Fatalf("discover --json: code %d, %v\n%s%s", code, err, out, errs)
+	}
+	if !slices.ContainsFunc(log.Records, func(e discoveryEntry) bool {
+		return e.SUBNQN == nqn && e.TRADDR == s.addr && e.TRSVCID == "4420" && e.TRTYPE == "rdma" && e.SUBTYPE == "nvme subsystem"
+	}) {
+		t.Errorf("discover --json: no %s in %s", nqn, out)
+	}
+
+	out, errs, code = fabrid(t, "bench", "-a", s.addr, "-n", nqn, "-i", "2", "--rw", "randrw", "--bs", "4k", "--iodepth", "8",
+		"--number-ios", "2000", "--verify", "--json")
+	var r load.Result
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
+		t.Fatalf("bench: code %d, %v\n%s%s", code, err, out, errs)
+	}
+	if r.Commands != 2000 || r.IOPS <= 0 || r.Errors != 0 || r.VerifyErrors != 0 || r.Verified == 0 || r.Latency.P999 <= 0 || r.Queues != 2 {
+		t.Errorf("bench: %s", out)
+	}
+
+	// Without a name, the only subsystem that there is; as text.
+	out, errs, code = fabrid(t, "bench", "-a", s.addr, "--rw", "write", "--bs", "128k", "--number-ios", "200")
+	if code != 0 || !strings.Contains(out, "write of 128 KiB") || !strings.Contains(out, "latency below") || !strings.Contains(out, "errors 0, verify errors 0") {
+		t.Errorf("bench: code %d\n%s%s", code, out, errs)
+	}
+
+	counters := nothingLeft(t, s)
+	if counters.Commands.Reads == 0 || counters.Commands.Writes < 200 || counters.RoCE["packets_sent"] == 0 {
+		t.Errorf("counters: %+v", counters)
+	}
+	if c := s.stop(); c != 0 || !strings.Contains(s.stderr.String(), "controller created") {
+		t.Errorf("serve: exit code %d\n%s", c, s.stderr)
+	}
+}
+
+// nothingLeft checks, by the line that SIGUSR1 prints, that what hosts had is
+// gone soon, and returns the last line.
+func nothingLeft(t *testing.T, s *served) counters {
+	t.Helper()
+	const tries = 200
+	for try := 1; ; try++ {
+		before := strings.Count(s.stderr.String(), `{"queues"`)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		text := s.stderr.String()
+		for limit := time.After(10 * time.Second); strings.Count(text, `{"queues"`) == before; text = s.stderr.String() {
+			select {
+			case <-s.stderr.more:
+			case <-limit:
+				t.Fatalf("no counters in\n%s", text)
+			}
+		}
+		line := text[strings.LastIndex(text, `{"queues"`):]
+		var c counters
+		if err := json.Unmarshal([]byte(line), &c); err != nil {
+			t.Fatalf("counters: %v in %s", err, line)
+		}
+		for _, name := range []string{`"waiting":`, `"connecting":`, `"live":`, `"disconnecting":`, `"releasing":`, `"buffers":`, `"mrs":`, `"controllers":`} {
+			if !strings.Contains(line, name) {
+				t.Fatalf("counters: no %s in %s", name, line)
+			}
+		}
+		if c.Queues.Total() == 0 && c.Buffers == 0 && c.MRs == 0 && c.Controllers == 0 && c.Admitted == 0 && c.AdmittedBytes == 0 && c.QPs == 0 {
+			return c
+		}
+		if try == tries {
+			t.Fatalf("counters: something is left: %s", line)
+		}
+	}
+}
+
+func TestServeVariants(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disk")
+	for _, c := range []struct {
+		flags []string
+		says  string
+	}{
+		{[]string{"--file", file, "--size", "8MiB", "--block-size", "512"}, "8 MiB in " + file + ", blocks of 512"},
+		{[]string{"--null"}, "forgets"},
+		{[]string{"--use-srq", "--inline-data-size", "0", "--max-queue-size", "32"}, "in memory"},
+	} {
+		s := serve(t, c.flags...)
+		if text := s.stdout.String(); !strings.Contains(text, c.says) {
+			t.Errorf("serve %v: no %q in\n%s", c.flags, c.says, text)
+		}
+		verify := c.flags[0] != "--null"
+		out, errs, code := fabrid(t, "bench", "-a", s.addr, "--rw", "randrw", "--iodepth", "16", "--number-ios", "500", "--verify="+fmt.Sprint(verify))
+		if code != 0 {
+			t.Errorf("bench of serve %v: code %d\n%s%s", c.flags, code, out, errs)
+		}
+		if code := s.stop(); code != 0 {
+			t.Errorf("serve %v: exit code %d\n%s", c.flags, code, s.stderr)
+		}
+	}
+	if i, err := os.Stat(file); err != nil || i.Size() != 8<<20 {
+		t.Errorf("the file: %v, %v", i, err)
+	}
+	// A file that exists has a size of its own.
+	s := serveSize(t, "--file", file)
+	if text := s.stdout.String(); !strings.Contains(text, "8 MiB in "+file) {
+		t.Errorf("serve of an existing file printed\n%s", text)
+	}
+}
+
+func TestVerifyErrorsAreAnExitCode(t *testing.T) {
+	s := serve(t, "--null") // forgets what is written
+	out, errs, code := fabrid(t, "bench", "-a", s.addr, "--rw", "randwrite", "--number-ios", "100", "--verify", "--json")
+	var r load.Result
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 1 || r.VerifyErrors == 0 || !strings.Contains(errs, "verify errors") {
+		t.Errorf("bench of a null device: code %d, %v\n%s%s", code, err, out, errs)
+	}
+}
+
+func TestDemo(t *testing.T) {
+	out, errs, code := fabrid(t, "demo", "--json", "--runtime", "20ms")
+	var r demoResult
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || r.Compared != demoWrite || len(r.Bench) == 0 || r.Errors != 0 || r.VerifyErrors != 0 {
+		t.Errorf("demo: code %d, %v\n%s%s", code, err, out, errs)
+	}
+}
+
+// An error says what, where, why, and what to do.
+func TestErrors(t *testing.T) {
+	s := serve(t)
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"serve", "--addr", s.addr}, []string{"fabrid serve:", "4791", s.addr, "is taken", "--local-addr", "--udp-port", "rdma_rxe"}},
+		{[]string{"serve", "--addr", "203.0.113.9"}, []string{"203.0.113.9:4791", "cannot assign requested address", "ip -brief address"}},
+		{[]string{"serve", "--addr", "nowhere"}, []string{`--addr "nowhere"`, "IP address"}},
+		{[]string{"serve", "--addr", "127.3.2.1", "--nqn", "disk"}, []string{"disk", "nqn."}},
+		{[]string{"serve", "--size", "12q"}, []string{`"12q" is no size`, "256MiB"}},
+		{[]string{"serve", "--size", "1000"}, []string{"1000 bytes", "multiple of 4096"}},
+		{[]string{"serve", "--file", "x", "--null"}, []string{"file", "null"}},
+		{[]string{"discover"}, []string{"traddr", "required"}},
+		{[]string{"discover", "-t", "tcp", "-a", s.addr}, []string{"--transport tcp", "only rdma"}},
+		{[]string{"discover", "-a", s.addr, "-s", "4444"}, []string{"connection refused", "nobody listens at " + s.addr + ":4444", "check address and port"}},
+		{[]string{"discover", "-a", s.addr, "--local-addr", s.addr}, []string{"is taken", "--local-addr"}},
+		{[]string{"bench", "-a", s.addr, "-n", "nqn.2014-08.org.example:other"}, []string{"nqn.2014-08.org.example:other", s.addr, "run discovery"}},
+		{[]string{"bench", "-a", s.addr, "--rw", "trim"}, []string{`"trim"`, "randrw"}},
+		{[]string{"bench", "-a", s.addr, "--rw", "read", "--verify"}, []string{"nothing that could be verified"}},
+		{[]string{"bench", "-a", s.addr, "--bs", "64M"}, []string{"67108864 bytes a command", "at most"}},
+		{[]string{"bench", "-a", s.addr, "--runtime", "soon"}, []string{`"soon" is no time`}},
+		{[]string{"--log-level", "loud", "demo"}, []string{`--log-level "loud"`, "debug"}},
+	} {
+		out, errs, code := fabrid(t, c.args...)
+		if code != 1 || out != "" {
+			t.Errorf("fabrid %v: code %d, printed %q", c.args, code, out)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(errs, w) {
+				t.Errorf("fabrid %v: no %q in\n%s", c.args, w, errs)
+			}
+		}
+	}
+}
