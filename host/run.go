@@ -158,11 +158,14 @@ func (c *Controller) leave(s *session) {
 
 // end makes the controller dead. Its queues take nothing any more.
 func (c *Controller) end(cause error) {
+	c.mu.Lock()
+	c.cause = cause
+	c.setStateLocked(Deleting) // before the queues, so that calls see why
+	c.mu.Unlock()
 	for _, q := range c.queues {
 		_ = q.shard.Run(func() { q.close(cause) })
 	}
 	c.mu.Lock()
-	c.cause = cause
 	c.setStateLocked(Dead)
 	c.mu.Unlock()
 	if fn := c.cfg.Events.Dead; fn != nil && !errors.Is(cause, ErrClosed) {
