@@ -139,7 +139,7 @@ func (q *queue) waitAndAdmit() error {
 	case <-done.Done():
 	case <-bound.C:
 		barrier.Cancel()
-	case <-q.gone:
+	case <-q.outside.gone:
 		barrier.Cancel()
 		return q.leaveCause()
 	case <-q.l.ctx.Done():
@@ -171,6 +171,6 @@ func (q *queue) admit() error {
 		q.life.BeginRelease(err)
 		return nil // the release destroys the ID
 	}
-	q.v.shard.Post(&q.create)
+	q.v.shard.Post(&q.outside.create)
 	return nil
 }

@@ -24,6 +24,7 @@ const (
 	DefaultMaxWaiting       = 128
 	DefaultConnectTimeout   = 60 * time.Second
 	DefaultEstablishTimeout = 20 * time.Second
+	DefaultStallTimeout     = 30 * time.Second
 	DefaultFlushTimeout     = time.Second
 	DefaultBarrierTimeout   = 2 * time.Second
 	DefaultRetryInterval    = 5 * time.Second
@@ -63,7 +64,8 @@ type Config struct {
 	SRQSize int
 
 	// PoolSize bounds the data buffers of a shard in bytes; what finds no room
-	// waits. At least four times MaxData.
+	// waits. One queue never holds more than a quarter of it, which is at least
+	// MaxData.
 	PoolSize int64
 	// MaxReadSize bounds one RDMA READ, in bytes. What is under way at once is
 	// that times the READs that the host answers at once.
@@ -79,6 +81,10 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// EstablishTimeout is how long an accepted queue may stay unestablished.
 	EstablishTimeout time.Duration
+	// StallTimeout is how long work requests may be under way to a host without
+	// one completing. A host can withhold its receives for as long as it likes,
+	// and the memory of what is sent to it with them.
+	StallTimeout time.Duration
 	// FlushTimeout bounds the sending of what was completed before a
 	// disconnect.
 	FlushTimeout time.Duration
@@ -123,6 +129,7 @@ func (c *Config) complete() error {
 	orDefault(&c.MaxWaiting, DefaultMaxWaiting)
 	orDefault(&c.ConnectTimeout, DefaultConnectTimeout)
 	orDefault(&c.EstablishTimeout, DefaultEstablishTimeout)
+	orDefault(&c.StallTimeout, DefaultStallTimeout)
 	orDefault(&c.FlushTimeout, DefaultFlushTimeout)
 	orDefault(&c.BarrierTimeout, DefaultBarrierTimeout)
 	orDefault(&c.RetryInterval, DefaultRetryInterval)

@@ -107,8 +107,6 @@ func (q *testQueue) Receive(batch []*transport.Request) {
 	}
 }
 
-func isConnect(c nvme.Command) bool { return c.IsFabrics() && c.FCTYPE() == nvme.FabricsConnect }
-
 func (q *testQueue) serve(r *transport.Request) {
 	switch {
 	case !r.SGLStatus.OK():

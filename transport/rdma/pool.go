@@ -21,6 +21,9 @@ const (
 	largestChunk = 128 << 10
 )
 
+// poolShare is how many queues it takes to use up a pool.
+const poolShare = 4
+
 // maxChunks is the most buffers that n bytes need.
 func maxChunks(n int) int { return max(1, (n+largestChunk-1)/largestChunk) }
 
@@ -59,13 +62,16 @@ func (s *slab) total() int { return slabSize / chunkSizes[s.class] }
 // unless they say otherwise.
 //
 // Who finds too little waits in one line, first come first served, and holds
-// nothing while it waits, so that waiting for memory cannot deadlock.
+// nothing while it waits, so that waiting for memory cannot deadlock. A queue
+// that has its share waits for itself alone, so that a host that takes its
+// data slowly does not take everybody's.
 type pool struct {
 	shard    *shard.Shard
 	pd       verbs.PD
 	lkey     uint32
 	dma      bool // lkey covers all memory
 	maxSlabs int
+	share    int64 // bytes that one queue may hold
 
 	slabs   []*slab
 	empty   []*slab // slabs of no class, nothing taken
@@ -81,7 +87,7 @@ type pool struct {
 }
 
 func newPool(s *shard.Shard, pd verbs.PD, limit int64) *pool {
-	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize), returned: func() {}}
+	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize), share: limit / poolShare, returned: func() {}}
 	p.lkey, p.dma = pd.LocalDMALKey()
 	p.serve.Fn = p.serveWaiting
 	return p
@@ -237,8 +243,12 @@ func (p *pool) unlist(s *slab) {
 }
 
 // wait puts r in the line for r.need bytes; r.queue.bufferReady follows, unless
-// r leaves the line.
-func (p *pool) wait(r *request) { p.waiting.push(r) }
+// r leaves the line. It may be at the end of the round: those before it may
+// have their share.
+func (p *pool) wait(r *request) {
+	p.waiting.push(r)
+	p.shard.Flush(&p.serve)
+}
 
 // leave takes r out of the line.
 func (p *pool) leave(r *request) {
@@ -246,24 +256,51 @@ func (p *pool) leave(r *request) {
 	p.shard.Flush(&p.serve) // those behind it may fit
 }
 
-// grant allocates what r needs, unless others wait before it.
+// grant allocates what r needs, unless others wait before it or its queue has
+// its share.
 func (p *pool) grant(r *request) bool {
-	if p.waiting.head != nil {
-		return false
-	}
-	return p.fill(r)
+	return p.waiting.head == nil && !p.over(r) && p.fill(r)
+}
+
+// over reports whether r would take its queue above its share. One request may
+// always be.
+func (p *pool) over(r *request) bool {
+	return r.queue.held > 0 && r.queue.held+int64(r.need) > p.share
 }
 
 func (p *pool) fill(r *request) bool {
 	var ok bool
 	r.chunks, ok = p.alloc(r.chunks[:0], r.need)
+	r.queue.held += chunkBytes(r.chunks)
 	return ok
 }
 
+// release gives back what r holds.
+func (p *pool) release(r *request) {
+	r.queue.held -= chunkBytes(r.chunks)
+	p.free(r.chunks)
+	r.chunks = r.chunks[:0]
+}
+
+func chunkBytes(chunks []chunk) (n int64) {
+	for _, c := range chunks {
+		n += int64(chunkSizes[c.slab.class])
+	}
+	return n
+}
+
 func (p *pool) serveWaiting() {
-	for r := p.waiting.head; r != nil && p.fill(r); r = p.waiting.head {
-		p.waiting.pop()
+	for r := p.waiting.head; r != nil; {
+		if p.over(r) {
+			r = r.next
+			continue
+		}
+		if !p.fill(r) {
+			return
+		}
+		p.waiting.remove(r)
 		r.queue.bufferReady(r)
+		r = p.waiting.head // whom that has brought into the line, or out of it
 	}
 }
 

@@ -37,28 +37,17 @@ var (
 // A queue is the fabric of one queue of a target: [transport.Fabric] for the
 // core, [transport.Releaser] for its life.
 //
-// Everything but the fields above create belongs to the queue's shard, from
-// the run of createTask on. What happens elsewhere, such as an event of the
-// connection manager, is posted. A queue goes down in one place, fail, on its
-// shard, and is released by its life.
+// Everything below outside belongs to the queue's shard, from the run of create
+// on. What happens elsewhere, such as an event of the connection manager, is
+// posted. A queue goes down in one place, fail, on its shard, and is released
+// by its life.
 type queue struct {
-	l     *Listener
-	v     *vector
-	id    *rdmacm.ID
-	offer // checked
-	life  transport.Life
-
-	mu     lockdep.Mutex[queueMu]
-	cause  error         // guarded by mu: why it has to go down, from outside
-	leave  error         // guarded by mu: why it is asked to leave
-	gone   chan struct{} // closed when cause is set
-	create shard.Task    // and the other tasks: each is posted for one purpose
-
-	established shard.Task
-	lost        shard.Task
-	asked       shard.Task
-	drain       shard.Task
-	drained     lockdep.Completion[queueDrained]
+	l       *Listener
+	v       *vector
+	id      *rdmacm.ID
+	offer   // checked
+	life    transport.Life
+	outside outside
 
 	core    transport.Queue
 	cq      verbs.CQ
@@ -69,29 +58,51 @@ type queue struct {
 	failed  requestList
 	rx      receiver
 	tx      sender
+	held    int64 // bytes of data buffers
 	flusher shard.Flusher
+	stage
 
+	stageTimer shard.Timer // until established, then until connected
+	flushTimer shard.Timer // bounds leaving, and the wait for the cause of a flush
+	stallTimer shard.Timer // while work requests are under way
+}
+
+// A stage is what has become of a queue, on its shard.
+type stage struct {
 	accepted  bool // the host has, or will get, our REP
 	live      bool // established: capsules go to the core
 	connected bool // a Connect command has succeeded
 	leaving   bool // Disconnect: takes nothing new, sends what it has
-	down      bool // Down was called, or would have been
 	leaveWhy  error
-
-	stageTimer shard.Timer // until established, then until connected
-	flushTimer shard.Timer // bounds leaving, and the wait for the cause of a flush
+	down      bool // Down was called, or would have been
 }
 
-func newQueue(l *Listener, id *rdmacm.ID, o offer) *queue {
-	q := &queue{l: l, v: l.vectors[id.Vector()], id: id, offer: o, gone: make(chan struct{})}
-	q.create.Fn = q.runCreate
-	q.established.Fn = q.runEstablished
-	q.lost.Fn = q.runLost
-	q.asked.Fn = q.runAsked
-	q.drain.Fn = q.runDrain
+// outside is how others reach a queue's shard: each task is posted for one
+// purpose.
+type outside struct {
+	mu    lockdep.Mutex[queueMu]
+	cause error         // guarded by mu: why it has to go down
+	leave error         // guarded by mu: why it is asked to leave
+	gone  chan struct{} // closed when cause is set
+
+	create, established, lost, asked, drain shard.Task
+
+	drained lockdep.Completion[queueDrained]
+}
+
+func newQueue(l *Listener, id *rdmacm.ID, accepted offer) *queue {
+	q := &queue{l: l, v: l.vectors[id.Vector()], id: id, offer: accepted}
+	o := &q.outside
+	o.gone = make(chan struct{})
+	o.create.Fn = q.runCreate
+	o.established.Fn = q.runEstablished
+	o.lost.Fn = q.runLost
+	o.asked.Fn = q.runAsked
+	o.drain.Fn = q.runDrain
 	q.flusher.Fn = q.flush
 	q.stageTimer.Fn = q.stageOver
 	q.flushTimer.Fn = q.flushOver
+	q.stallTimer.Fn = q.stalled
 	return q
 }
 
@@ -99,7 +110,7 @@ func newQueue(l *Listener, id *rdmacm.ID, o offer) *queue {
 func (q *queue) event(ev *rdmacm.Event) {
 	switch ev.Type {
 	case rdmacm.Established:
-		q.v.shard.Post(&q.established)
+		q.v.shard.Post(&q.outside.established)
 	case rdmacm.TimewaitExit: // Disconnected was before
 	default:
 		q.lose(eventError(ev))
@@ -108,22 +119,22 @@ func (q *queue) event(ev *rdmacm.Event) {
 
 // lose has the queue go down. It may be called from any goroutine.
 func (q *queue) lose(cause error) {
-	q.mu.Lock()
-	first := q.cause == nil
+	q.outside.mu.Lock()
+	first := q.outside.cause == nil
 	if first {
-		q.cause = cause
-		close(q.gone)
+		q.outside.cause = cause
+		close(q.outside.gone)
 	}
-	q.mu.Unlock()
+	q.outside.mu.Unlock()
 	if first {
-		q.v.shard.Post(&q.lost)
+		q.v.shard.Post(&q.outside.lost)
 	}
 }
 
 func (q *queue) leaveCause() error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.cause
+	q.outside.mu.Lock()
+	defer q.outside.mu.Unlock()
+	return q.outside.cause
 }
 
 func (q *queue) runLost() {
@@ -134,18 +145,18 @@ func (q *queue) runLost() {
 
 // askToLeave has the queue disconnect. It may be called from any goroutine.
 func (q *queue) askToLeave(cause error) {
-	q.mu.Lock()
-	if q.leave == nil {
-		q.leave = cause
+	q.outside.mu.Lock()
+	if q.outside.leave == nil {
+		q.outside.leave = cause
 	}
-	q.mu.Unlock()
-	q.v.shard.Post(&q.asked)
+	q.outside.mu.Unlock()
+	q.v.shard.Post(&q.outside.asked)
 }
 
 func (q *queue) runAsked() {
-	q.mu.Lock()
-	cause := q.leave
-	q.mu.Unlock()
+	q.outside.mu.Lock()
+	cause := q.outside.leave
+	q.outside.mu.Unlock()
 	switch {
 	case q.cq == nil: // still being made, elsewhere: runCreate will see it
 		q.lose(cause)
@@ -345,7 +356,7 @@ func (q *queue) progress() {
 	switch {
 	case q.down:
 		if q.rx.posted == 0 && q.tx.outstanding() == 0 {
-			q.drained.Complete()
+			q.outside.drained.Complete()
 		}
 	case q.leaving && q.tx.sent():
 		q.fail(q.leaveWhy)
@@ -361,12 +372,7 @@ func (q *queue) fail(cause error) {
 	q.down = true
 	q.v.shard.Disarm(&q.stageTimer)
 	q.v.shard.Disarm(&q.flushTimer)
-	// The provider moves the queue pair, if it has it, and takes leave; both are
-	// no longer possible only where they are no longer needed.
-	_ = q.id.Disconnect()
-	if q.qp != nil {
-		_ = q.qp.Modify(verbs.Err)
-	}
+	q.v.shard.Disarm(&q.stallTimer)
 	q.life.BeginRelease(cause)
 	if q.accepted && q.l.cfg.Events.Down != nil {
 		q.l.cfg.Events.Down(q.id.RemoteAddr(), q.qid, cause)
@@ -376,6 +382,12 @@ func (q *queue) fail(cause error) {
 	}
 	if q.core != nil {
 		q.core.Down(cause)
+	}
+	// The provider moves the queue pair, if it has it, and takes leave; both are
+	// no longer possible only where they are no longer needed.
+	_ = q.id.Disconnect()
+	if q.qp != nil {
+		_ = q.qp.Modify(verbs.Err)
 	}
 	for i := range q.reqs {
 		q.abandon(&q.reqs[i])
@@ -407,11 +419,11 @@ func (q *queue) abandon(r *request) {
 
 // Drain implements [transport.Releaser].
 func (q *queue) Drain(deadline time.Time) {
-	q.v.shard.Post(&q.drain)
+	q.v.shard.Post(&q.outside.drain)
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
 	select {
-	case <-q.drained.Done():
+	case <-q.outside.drained.Done():
 	case <-t.C:
 		_ = q.v.shard.Run(q.force) // a closed shard flushes nothing
 	}

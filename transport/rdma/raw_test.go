@@ -27,6 +27,7 @@ type raw struct {
 	wcs    chan verbs.WC // of sends, and of receives that failed
 	events chan rdmacm.Event
 	mrs    []verbs.MR
+	keep   bool // receives are not posted again; on the shard
 }
 
 const rawReceives = 64
@@ -82,7 +83,9 @@ func (r *raw) completed(wcs []verbs.WC) {
 			continue
 		}
 		r.recvd <- append([]byte(nil), r.bufs[wc.WRID][:wc.ByteLen]...)
-		_ = r.post(int(wc.WRID))
+		if !r.keep {
+			_ = r.post(int(wc.WRID))
+		}
 	}
 }
 

@@ -112,8 +112,8 @@ func TestDialErrors(t *testing.T) {
 		t.Helper()
 		q, err := w.d.Dial(wctx(t), p)
 		if err == nil {
-			t.Fatalf("dialled %+v", p)
 			q.Disconnect()
+			t.Fatalf("dialled %+v", p)
 		}
 		return err
 	}

@@ -1,7 +1,9 @@
 package rdma
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/transport"
@@ -17,6 +19,8 @@ type sender struct {
 	avail    int // of them, now
 	maxReads int // READs that the host answers at once
 	maxRead  int // bytes of a READ
+
+	moved time.Duration // when a work request last completed, or the first was posted
 
 	completed requestList // responses to be posted, as far as there is room
 	sending   int         // responses posted
@@ -47,8 +51,8 @@ func (q *queue) own(tr *transport.Request) *request { return &q.reqs[tr.Index] }
 func (q *queue) Reserve(tr *transport.Request, n int) bool {
 	r := q.own(tr)
 	r.must("Reserve", reqCore)
-	q.v.pool.free(r.chunks)
-	r.chunks, r.Data = r.chunks[:0], nil
+	q.v.pool.release(r)
+	r.Data = nil
 	switch r.need = n; {
 	case n == 0:
 		return true
@@ -79,8 +83,7 @@ func (q *queue) Pull(tr *transport.Request) {
 		r.Data = r.segs
 		q.core.DataReady(tr, nil)
 	default:
-		q.v.pool.free(r.chunks)
-		r.chunks = r.chunks[:0]
+		q.v.pool.release(r)
 		if r.need = r.Length; q.v.pool.grant(r) {
 			q.startPull(r)
 			return
@@ -134,6 +137,7 @@ func (q *queue) dataFailed(r *request) {
 func (q *queue) readDone(wc *verbs.WC) {
 	r := &q.reqs[wrIndex(wc.WRID)]
 	q.tx.readsOut--
+	q.tx.moved = q.v.shard.Now()
 	r.pull.reads--
 	if wc.Status != verbs.WCSuccess && r.pull.err == nil {
 		r.pull.err = fmt.Errorf("rdma: queue %d: RDMA READ of %d bytes: %v", q.qid, r.Length, wc.Status)
@@ -174,15 +178,13 @@ func (q *queue) Complete(tr *transport.Request) {
 	q.rx.put(r.recv, q.v.shard, &q.flusher)
 	r.recv, r.Command = nil, nil
 	if !r.write {
-		q.v.pool.free(r.chunks)
-		r.chunks = r.chunks[:0]
+		q.v.pool.release(r)
 	}
 	if q.down || !q.needsBounce(r) {
 		q.complete(r)
 		return
 	}
-	q.v.pool.free(r.chunks)
-	r.chunks = r.chunks[:0]
+	q.v.pool.release(r)
 	if r.need = min(total(r.Data), r.Length); q.v.pool.grant(r) {
 		q.bounce(r)
 		q.complete(r)
@@ -276,25 +278,25 @@ func (q *queue) flush() {
 		q.tx.avail -= r.wrs
 		n++
 	}
-	r := q.tx.completed.head
+	idle := q.tx.outstanding() == 0
 	for range n {
+		r := q.tx.completed.pop()
+		r.state = reqSending
 		sges = append(sges, r.cqe)
 		wrs = append(wrs, q.response(r, sges[len(sges)-1:]))
-		r = r.next
 	}
+	q.tx.sending += n
 	if q.tx.pulls.head != nil {
 		wrs, sges = q.appendReads(wrs, sges)
 	}
 	q.v.sends, q.v.sges = wrs, sges
 	if len(wrs) > 0 {
+		if idle {
+			q.watch()
+		}
 		if err := q.qp.PostSend(wrs); err != nil {
 			q.unposted(wrs)
 			q.fail(fmt.Errorf("rdma: queue %d: post %d work requests: %w", q.qid, len(wrs), err))
-		} else {
-			for range n {
-				q.tx.completed.pop().state = reqSending
-			}
-			q.tx.sending += n
 		}
 	}
 	if q.down {
@@ -418,10 +420,34 @@ func (q *queue) unposted(wrs []verbs.SendWR) {
 		switch wrKind(wrs[i].WRID) {
 		case wrSend:
 			q.tx.avail += r.wrs
+			q.tx.sending--
+			r.state = reqCompleted
+			q.tx.completed.push(r)
 		case wrRead:
 			r.pull.reads--
 			q.tx.readsOut--
 		}
+	}
+}
+
+var errStalled = errors.New("rdma: the host takes nothing any more")
+
+// watch begins to look whether the host takes what is sent: it may withhold
+// its receives for ever, with all the buffers that we hold for it.
+func (q *queue) watch() {
+	q.tx.moved = q.v.shard.Now()
+	if !q.stallTimer.Armed() {
+		q.v.shard.Arm(&q.stallTimer, q.tx.moved+q.l.cfg.StallTimeout)
+	}
+}
+
+func (q *queue) stalled() {
+	switch due := q.tx.moved + q.l.cfg.StallTimeout; {
+	case q.tx.outstanding() == 0: // watch begins anew
+	case q.v.shard.Now() >= due:
+		q.fail(errStalled)
+	default:
+		q.v.shard.Arm(&q.stallTimer, due)
 	}
 }
 
@@ -431,6 +457,7 @@ func (q *queue) sendDone(wc *verbs.WC) {
 	r := &q.reqs[wrIndex(wc.WRID)]
 	q.tx.avail += r.wrs
 	q.tx.sending--
+	q.tx.moved = q.v.shard.Now()
 	q.release(r)
 	q.check(wc)
 	if q.tx.completed.head != nil {
@@ -440,8 +467,7 @@ func (q *queue) sendDone(wc *verbs.WC) {
 
 // release ends a request: the fabric and the provider are done with it.
 func (q *queue) release(r *request) {
-	q.v.pool.free(r.chunks)
-	r.chunks = r.chunks[:0]
+	q.v.pool.release(r)
 	q.core.Sent(&r.Request)
 	r.Data = nil
 	r.state = reqFree

@@ -271,3 +271,60 @@ func TestSilentHosts(t *testing.T) {
 	<-late
 	c.ok(ioReq(nvme.IOFlush, 0, nil))
 }
+
+// A host that takes nothing any more is taken down, with what it holds.
+func TestStalledHost(t *testing.T) {
+	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = 40 * time.Millisecond }})
+	r, core := w.connectRaw(1, 8)
+	m := r.reg(make([]byte, 4096), 0)
+	read := command(1, opRead, nvme.SGL{Type: nvme.SGLKeyed, Length: 4096, Key: m.RKey()})
+	r.send(read)
+	r.response()
+	<-shortTimer(core.p.Shard, 100*time.Millisecond) // idle is not stalled
+	r.send(read)
+	r.response()
+	w.net.HoldAcks(true)
+	r.send(read)
+	<-core.downed
+	if err := core.p.Shard.Run(func() {
+		if !errors.Is(core.cause, errStalled) {
+			t.Error(core.cause)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.net.HoldAcks(false)
+}
+
+// A host that withholds its receives holds no more than its queue's share of
+// the buffers, and others go on.
+func TestShareOfThePool(t *testing.T) {
+	w := newWorld(t, worldConfig{})
+	r, core := w.connectRaw(1, 128)
+	r.on(func() error { r.keep = true; return nil })
+	for range rawReceives {
+		r.send(command(1, opFlush, nvme.SGL{Type: nvme.SGLKeyed}))
+		r.response()
+	}
+	m := r.reg(make([]byte, 128<<10), 0)
+	var all [][]byte
+	for i := range uint16(128) {
+		all = append(all, command(i, opRead, nvme.SGL{Type: nvme.SGLKeyed, Length: 128 << 10, Key: m.RKey()}))
+	}
+	r.send(all...)
+	const share = (8 << 20) / (128 << 10) / poolShare
+	w.until("the reads", func() bool {
+		n := 0
+		if err := core.p.Shard.Run(func() { n = core.received }); err != nil {
+			t.Fatal(err)
+		}
+		return n == rawReceives+128
+	})
+	if n := w.l.Stats().Buffers; n != share {
+		t.Errorf("%d buffers in use, want %d", n, share)
+	}
+	c := w.dial(2, 8).connect()
+	for i := range 8 {
+		c.ok(ioReq(nvme.IORead, i, make([]byte, 1<<20)))
+	}
+}

@@ -398,6 +398,8 @@ func (q *qp) Destroy() error {
 	q.shard.Disarm(&q.retryTimer)
 	q.shard.Disarm(&q.rnrTimer)
 	q.dev.net.removeQP(q)
+	q.sendCQ.forget(q.num)
+	q.recvCQ.forget(q.num)
 	q.sendCQ.users--
 	q.recvCQ.users--
 	if q.srq != nil {

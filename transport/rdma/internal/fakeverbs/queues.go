@@ -2,6 +2,7 @@ package fakeverbs
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/verbs"
@@ -38,6 +39,11 @@ func (c *cq) push(wc verbs.WC) {
 	}
 	c.wcs = append(c.wcs, wc)
 	c.shard.Flush(&c.flusher)
+}
+
+// forget removes the completions of a queue pair that is destroyed.
+func (c *cq) forget(qpn uint32) {
+	c.wcs = slices.DeleteFunc(c.wcs, func(wc verbs.WC) bool { return wc.QPN == qpn })
 }
 
 func (c *cq) flush() {
