@@ -13,10 +13,10 @@ const module = "github.com/fabrid/fabrid/"
 // this module that it may import. docs/ARCHITECTURE.md draws it. Packages that
 // are not here are programs and tests ([anything]), or do not exist.
 var mayImport = map[string]string{
-	"":                ".", // the map of the rooms: no code
-	"lockdep":         ".",
-	"nvme":            ".",
-	"internal/pcapng": ".",
+	"":                "", // the map of the rooms: no code
+	"lockdep":         "",
+	"nvme":            "",
+	"internal/pcapng": "",
 
 	"shard":     "lockdep",
 	"workqueue": "lockdep",

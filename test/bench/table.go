@@ -52,6 +52,6 @@ func table(w io.Writer, rows []*row) {
 		fmt.Fprintf(w, "| %.2f |\n", r.fabrid.median(iops)/r.udp.median(iops))
 	}
 	if lost > 0 {
-		fmt.Fprintf(w, "\nbare UDP lost %d datagrams' worth of requests and sent them again after %v\n", lost, resendAfter)
+		fmt.Fprintf(w, "\nbare UDP lost %d requests or parts of them, and sent them again after %v\n", lost, resendAfter)
 	}
 }
