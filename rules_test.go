@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -21,12 +22,23 @@ type source struct {
 	fset *token.FileSet
 }
 
-// sources reads the files of the module. It reads them itself, and does not ask
-// the go command, so that the test cache knows what a result depends on.
+// sources returns the files of the module.
 func sources(t *testing.T) []source {
 	t.Helper()
-	var all []source
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	all, err := readSources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) == 0 {
+		t.Fatal("no Go files: the test does not run in the module's root")
+	}
+	return all
+}
+
+// readSources reads the files itself, and does not ask the go command, so that
+// the test cache knows what a result depends on.
+var readSources = sync.OnceValues(func() (all []source, err error) {
+	err = filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch name := d.Name(); {
 		case err != nil:
 			return err
@@ -43,14 +55,8 @@ func sources(t *testing.T) []source {
 		all = append(all, s)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) == 0 {
-		t.Fatal("no Go files: the test does not run in the module's root")
-	}
-	return all
-}
+	return all, err
+})
 
 // imports returns the import paths.
 func (s *source) imports() []string {
