@@ -53,7 +53,7 @@ func newConformanceFabric(t *testing.T, env *transporttest.Env, wc worldConfig) 
 		PoolSize: 16 << 20,
 	}
 	if env.SmallPool {
-		cfg.MaxData, cfg.PoolSize = 256<<10, 4<<20
+		cfg.PoolSize = 4 << 20
 	}
 	if wc.mod != nil {
 		wc.mod(&cfg)

@@ -13,6 +13,7 @@ import (
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/transport"
+	"github.com/fabrid/fabrid/verbs"
 	"github.com/fabrid/fabrid/workqueue"
 )
 
@@ -355,5 +356,67 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 	if _, err := w.d.Dial(wctx(t), w.param(1, 8)); err == nil {
 		t.Error("connected after the shutdown")
+	}
+}
+
+// A provider that refuses a post ends the queue, and nothing of the batch is
+// lost.
+func TestPostFails(t *testing.T) {
+	w := newWorld(t, worldConfig{
+		mod:  func(c *Config) { c.DrainTimeout = 50 * time.Millisecond },
+		core: func(c *testCore) { c.hold = func(nvme.Command) bool { return true } },
+	})
+	c := w.dial(1, 8)
+	reqs := []*req{ioReq(nvme.IORead, 0, make([]byte, 20_000)), ioReq(nvme.IOWrite, 0, make([]byte, 20_000)), ioReq(nvme.IOFlush, 0, nil)}
+	c.submit(reqs...)
+	w.until("the commands", func() bool {
+		n := 0
+		c.onTarget(func() { n = len(c.core.held) })
+		return n == len(reqs)
+	})
+	q := w.l.all()[0]
+	c.onTarget(func() {
+		// Behind the fabric's back: what it posts now is an error.
+		if err := q.qp.Modify(verbs.Reset); err != nil {
+			t.Error(err)
+		}
+		c.core.release()
+	})
+	<-c.core.downed
+	c.wait(reqs...)
+	w.settle()
+	if n := w.l.Stats().Buffers; n != 0 {
+		t.Errorf("%d buffers in use", n)
+	}
+	var se *verbs.StateError
+	c.onTarget(func() {
+		if !errors.As(c.core.cause, &se) {
+			t.Error(c.core.cause)
+		}
+	})
+}
+
+// More memory than a command may have is refused, not waited for.
+func TestReserveTooMuch(t *testing.T) {
+	w := newWorld(t, worldConfig{core: func(c *testCore) { c.hold = func(nvme.Command) bool { return true } }})
+	c := w.dial(1, 8)
+	r := ioReq(nvme.IORead, 0, make([]byte, 100))
+	c.submit(r)
+	w.until("the command", func() bool {
+		n := 0
+		c.onTarget(func() { n = len(c.core.held) })
+		return n == 1
+	})
+	c.onTarget(func() {
+		x := c.core.held[0]
+		c.core.held = nil
+		c.core.state[x.Index] = atReserve
+		if c.core.f.Reserve(x, DefaultMaxData+1) {
+			t.Error("reserved")
+		}
+	})
+	c.wait(r)
+	if r.Err != nil || !errors.Is(r.Completion.Status, nvme.DataTransferError) {
+		t.Errorf("%v, %v", r.Err, r.Completion.Status)
 	}
 }

@@ -51,7 +51,7 @@ func newRoCEFabric(t *testing.T, env *transporttest.Env, mod func(c *Config), n 
 		PoolSize: 16 << 20,
 	}
 	if env.SmallPool {
-		cfg.MaxData, cfg.PoolSize = 256<<10, 4<<20
+		cfg.PoolSize = 4 << 20
 	}
 	mod(&cfg)
 	l, err := Listen(cfg)

@@ -265,22 +265,22 @@ func TestSilentHosts(t *testing.T) {
 			}
 		})
 	}
-	w := newWorld(t, worldConfig{mod: func(cfg *Config) { cfg.EstablishTimeout, cfg.ConnectTimeout = short, short }})
+	const enough = 500 * time.Millisecond
+	w := newWorld(t, worldConfig{mod: func(cfg *Config) { cfg.EstablishTimeout, cfg.ConnectTimeout = enough, enough }})
 	c := w.dial(0, 8).connect()
-	late := shortTimer(c.core.p.Shard, 2*short)
-	<-late
+	<-shortTimer(c.core.p.Shard, 2*enough)
 	c.ok(ioReq(nvme.IOFlush, 0, nil))
 }
 
 // A host that takes nothing any more is taken down, with what it holds.
 func TestStalledHost(t *testing.T) {
-	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = 40 * time.Millisecond }})
+	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = 300 * time.Millisecond }})
 	r, core := w.connectRaw(1, 8)
 	m := r.reg(make([]byte, 4096), 0)
 	read := command(1, opRead, nvme.SGL{Type: nvme.SGLKeyed, Length: 4096, Key: m.RKey()})
 	r.send(read)
 	r.response()
-	<-shortTimer(core.p.Shard, 100*time.Millisecond) // idle is not stalled
+	<-shortTimer(core.p.Shard, 600*time.Millisecond) // idle is not stalled
 	r.send(read)
 	r.response()
 	w.net.HoldAcks(true)
