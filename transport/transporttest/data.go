@@ -120,7 +120,7 @@ func adminQueueData(b *bench) {
 // with Sent.
 func dataOfTheCore(b *bench) {
 	const length = 10000
-	var sent chan bool
+	sent := make(chan bool, 64)
 	b.env.Core.handle = func(q *Queue, r *transport.Request) {
 		var pieces [][]byte
 		seed := byte(r.Command.CDW(10))
@@ -138,7 +138,6 @@ func dataOfTheCore(b *bench) {
 		sent <- true
 	}
 	p := b.connect(1, 16)
-	sent = make(chan bool, 64)
 	var reqs []*hostRequest
 	for i := range 16 {
 		reqs = append(reqs, p.request(nvme.IORead, uint32(i), make([]byte, min(length, b.fab.MaxData))))
