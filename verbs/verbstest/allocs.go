@@ -2,16 +2,20 @@ package verbstest
 
 import (
 	"runtime"
+	"testing"
 	"time"
 
 	"github.com/fabrid/fabrid/verbs"
 )
 
-// steadyDoesNotAllocate has two handlers go on by themselves: A writes and
-// sends, B reads and answers, for thousands of rounds.
-func steadyDoesNotAllocate(e *env) {
+// SteadyDoesNotAllocate fails the test if I/O between a and b allocates once it
+// is under way. Two handlers go on by themselves: A writes and sends, B reads
+// and answers, for thousands of rounds. It is no part of [Run], because it
+// counts what the whole process allocates: nothing else may run, and the
+// devices must be real ones.
+func SteadyDoesNotAllocate(t *testing.T, a, b Node) {
 	const rounds, n = 4000, 3000
-	p := e.pair()
+	p := Connect(t, a, b, DefaultAttr(1024))
 	m := p.B.Memory(n, 1, allAccess)
 	home := p.A.Memory(n, 2, allAccess)
 	recvA := []verbs.RecvWR{{WRID: 1, SG: p.A.SG(make([]byte, 64))}}
@@ -32,7 +36,7 @@ func steadyDoesNotAllocate(e *env) {
 			bad = bad || wc.Status != verbs.WCSuccess
 		}
 		if bad {
-			e.Errorf("%s: %v, error %v", s.Name, wcs, err)
+			t.Errorf("%s: %v, error %v", s.Name, wcs, err)
 			left = 0
 			select {
 			case done <- struct{}{}:
@@ -89,7 +93,7 @@ func steadyDoesNotAllocate(e *env) {
 		select {
 		case <-done:
 		case <-time.After(patience):
-			e.Fatalf("%d rounds are not over within %v", count, patience)
+			t.Fatalf("%d rounds are not over within %v", count, patience)
 		}
 	}
 	run(rounds) // whatever grows has grown
@@ -100,6 +104,6 @@ func steadyDoesNotAllocate(e *env) {
 	// Beginning a run costs a few allocations, whatever its length.
 	const some = 100
 	if n := after.Mallocs - before.Mallocs; n > some {
-		e.Errorf("%d allocations in %d rounds, want none", n, rounds)
+		t.Errorf("%d allocations in %d rounds, want none", n, rounds)
 	}
 }

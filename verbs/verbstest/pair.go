@@ -117,6 +117,7 @@ type Memory struct {
 	Buf  []byte
 	IOVA uint64
 	side *Side
+	seed int
 	all  []byte
 }
 
@@ -125,17 +126,27 @@ const margin = 64
 // Memory registers n bytes, filled with seed's pattern.
 func (s *Side) Memory(n, seed int, access verbs.Access) *Memory {
 	s.t.Helper()
-	m := &Memory{side: s, all: Filled(n+2*margin, seed), IOVA: 0x7fff_0000_0000 + uint64(seed)}
+	m := &Memory{side: s, seed: seed, all: Filled(n+2*margin, seed), IOVA: 0x7fff_0000_0000 + uint64(seed)}
 	m.Buf = m.all[margin : margin+n : margin+n]
 	m.MR = s.RegMR(m.Buf, m.IOVA, access)
 	return m
 }
 
 // ExpectAt fails the test unless the memory has want at off and is otherwise
-// as it was made with seed.
-func (m *Memory) ExpectAt(what string, seed, off int, want []byte) {
+// as it was made.
+func (m *Memory) ExpectAt(what string, off int, want []byte) {
 	m.side.t.Helper()
-	all := Filled(len(m.all), seed)
+	all := Filled(len(m.all), m.seed)
 	copy(all[margin+off:], want)
 	m.side.ExpectBytes(what, m.all, all)
+}
+
+// ExpectMargins fails the test unless nobody has written before and after the
+// memory.
+func (m *Memory) ExpectMargins(what string) {
+	m.side.t.Helper()
+	all := Filled(len(m.all), m.seed)
+	end := len(all) - margin
+	m.side.ExpectBytes(what+", before", m.all[:margin], all[:margin])
+	m.side.ExpectBytes(what+", after", m.all[end:], all[end:])
 }

@@ -210,7 +210,7 @@ func connectAgain(e *env) {
 
 // peerInErr: the wire has no word for it, so the sender's retries run out.
 func peerInErr(e *env) {
-	p := e.pair(func(a *Attr) { a.QP.RetryCnt, a.QP.Timeout = 2, 12 })
+	p := e.pair(func(a *Attr) { a.QP.RetryCnt, a.QP.Timeout = 0, 12 })
 	p.B.PostRecv(1, make([]byte, 10))
 	p.B.Modify(verbs.Err)
 	p.B.Expect(Flushed(Received(1, 0)))
@@ -263,7 +263,7 @@ func drain(s *Side) (n int) {
 }
 
 func destroyPeer(e *env) {
-	p := e.pair(func(a *Attr) { a.QP.RetryCnt, a.QP.Timeout = 1, 12 })
+	p := e.pair(func(a *Attr) { a.QP.RetryCnt, a.QP.Timeout = 0, 12 })
 	p.B.Destroy(p.B.QP)
 	p.A.Post(verbs.SendWR{WRID: 1, SG: p.A.SG(make([]byte, 10))})
 	p.A.Expect(Failed(Sent(1), verbs.WCRetryExcErr))

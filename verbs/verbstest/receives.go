@@ -98,7 +98,7 @@ func immediateNotReady(e *env) {
 	want.Flags, want.Imm = verbs.WCWithImm, 77
 	p.B.Expect(want)
 	p.A.Expect(Wrote(1))
-	m.ExpectAt("written", 1, 0, Filled(n, 2))
+	m.ExpectAt("written", 0, Filled(n, 2))
 }
 
 // neverReady has the sender give up after as many retries as it was given.

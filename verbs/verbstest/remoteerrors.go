@@ -4,8 +4,8 @@ import (
 	"github.com/fabrid/fabrid/verbs"
 )
 
-// A badAccess is a way to reach for memory that is not to be reached. m is 1000
-// bytes of B that may be read and written, under a key of that kind.
+// A badAccess is a way to reach for memory that is not to be reached. aim spoils
+// wr, which reaches for all of m with its key and is allowed to.
 type badAccess struct {
 	name string
 	attr func(*Attr)
@@ -26,9 +26,11 @@ var badAccesses = []badAccess{
 	}},
 	{"one byte beyond", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr++ }},
 	{"one byte before", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr-- }},
-	{"after the end", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr += 1000 }},
+	{"after the end", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr += uint64(len(m.Buf)) }},
 	{"at address 0", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr = 0 }},
-	{"at the end of all addresses", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr = ^uint64(0) - 998 }},
+	{"at the end of all addresses", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) {
+		wr.RemoteAddr = ^uint64(0) - uint64(len(m.Buf)) + 1
+	}},
 	{"across the end of all addresses", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) { wr.RemoteAddr = ^uint64(0) - 5 }},
 	{"to memory for another use", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) {
 		access := verbs.AccessLocalWrite | verbs.AccessRemoteRead
@@ -50,15 +52,15 @@ var badAccesses = []badAccess{
 		p.B.Dereg(mr)
 	}},
 	{"to memory never registered", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) {
-		wr.RKey = p.B.AllocMR(1000).RKey()
+		wr.RKey = p.B.AllocMR(len(m.Buf)).RKey()
 	}},
 	{"to invalidated memory", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) {
-		wr.RKey = fastRegister(p.B, p.B.AllocMR(1000), m.Buf, m.IOVA, allAccess, 1)
+		wr.RKey = fastRegister(p.B, p.B.AllocMR(len(m.Buf)), m.Buf, m.IOVA, allAccess, 1)
 		p.B.Post(verbs.SendWR{WRID: 5, Opcode: verbs.WRLocalInv, Flags: verbs.SendSignaled, RKey: wr.RKey})
 		p.B.Expect(Invalidated(5))
 	}},
 	{"with the key of the registration before", nil, func(e *env, p *Pair, m *Memory, wr *verbs.SendWR) {
-		mr := p.B.AllocMR(1000)
+		mr := p.B.AllocMR(len(m.Buf))
 		wr.RKey = fastRegister(p.B, mr, m.Buf, m.IOVA, allAccess, 1)
 		p.B.Post(verbs.SendWR{WRID: 5, Opcode: verbs.WRLocalInv, Flags: verbs.SendSignaled, RKey: wr.RKey})
 		p.B.Expect(Invalidated(5))
@@ -77,7 +79,10 @@ func remoteErrorChecks() (checks []check) {
 		{"RDMA READ", verbs.WRRDMARead},
 	} {
 		for _, bad := range badAccesses {
-			checks = append(checks, check{op.name + " " + bad.name, needs(func(e *env) { accessRefused(e, op.op, bad) }, op.op)})
+			checks = append(checks, check{op.name + " " + bad.name, needs(func(e *env) {
+				accessRefused(e, op.op, bad, 1000)
+				accessRefused(e, op.op, bad, 3*e.cfg.MTU+8)
+			}, op.op)})
 		}
 	}
 	return append(checks,
@@ -103,17 +108,17 @@ func remoteErrorChecks() (checks []check) {
 	)
 }
 
-// accessRefused has A reach for B's memory in a way that is not allowed: A's
-// work request fails, B's memory is untouched, and both ends go to Err and
-// flush what is left, in order.
-func accessRefused(e *env, op verbs.WROpcode, bad badAccess) {
+// accessRefused has A reach for n bytes of B's memory in a way that is not
+// allowed: A's work request fails, B's memory is untouched, all of it, and both
+// ends go to Err and flush what is left, in order.
+func accessRefused(e *env, op verbs.WROpcode, bad badAccess, n int) {
 	var mods []func(*Attr)
 	if bad.attr != nil {
 		mods = append(mods, bad.attr)
 	}
 	p := e.pair(mods...)
-	m := p.B.Memory(1000, 1, allAccess)
-	local := Filled(1000, 2)
+	m := p.B.Memory(n, 1, allAccess)
+	local := Filled(n, 2)
 	wr := verbs.SendWR{
 		WRID: 20, Opcode: op, SG: p.A.SG(local),
 		RemoteAddr: m.IOVA, RKey: m.MR.RKey(), Imm: 1,
@@ -150,9 +155,9 @@ func accessRefused(e *env, op verbs.WROpcode, bad badAccess) {
 		s.ExpectState(verbs.Err)
 		s.ExpectNoEvent()
 	}
-	m.ExpectAt("after a refused access", 1, 0, nil)
+	m.ExpectAt("after a refused access", 0, nil)
 	if op == verbs.WRRDMARead {
-		p.A.ExpectBytes("where a refused RDMA READ went", local, Filled(1000, 2))
+		p.A.ExpectBytes("where a refused RDMA READ went", local, Filled(n, 2))
 	}
 }
 

@@ -41,10 +41,6 @@ type Config struct {
 	// Bubble runs every check inside a testing/synctest bubble: Open may use
 	// simulated networks and clocks only.
 	Bubble bool
-
-	// Allocs has the check run that steady I/O allocates nothing. It needs a
-	// machine's clock and network, because a simulated one allocates.
-	Allocs bool
 }
 
 // A check is one property that a provider must have.
@@ -92,9 +88,6 @@ func allChecks(cfg Config) []check {
 	}
 	for _, op := range cfg.Without {
 		all = append(all, check{fmt.Sprintf("no opcode %d", op), func(e *env) { refusedOpcode(e, op) }})
-	}
-	if cfg.Allocs {
-		all = append(all, check{"steady I/O does not allocate", steadyDoesNotAllocate})
 	}
 	return all
 }

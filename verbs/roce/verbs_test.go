@@ -1,0 +1,203 @@
+package roce
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fabrid/fabrid/internal/simnet"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/verbs/verbstest"
+)
+
+var _ Network = (*simnet.Net)(nil)
+
+// TestVerbsSimulated runs the conformance suite over a perfect network under
+// virtual time.
+func TestVerbsSimulated(t *testing.T) {
+	verbstest.Run(t, verbstest.Config{
+		Bubble: true,
+		Open: func(t testing.TB) (a, b verbstest.Node) {
+			l := newLab(t, simnet.Config{Link: simnet.Link{Delay: simDelay}})
+			return l.a.node(), l.b.node()
+		},
+	})
+}
+
+// TestVerbsSimulatedLossy runs it over a network that loses, repeats and
+// reorders: what a user sees does not depend on that.
+func TestVerbsSimulatedLossy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	verbstest.Run(t, verbstest.Config{
+		Bubble: true,
+		MTU:    4096,
+		Open: func(t testing.TB) (a, b verbstest.Node) {
+			l := newLab(t, simnet.Config{Seed: 1, Link: simnet.Link{
+				Delay: simDelay, Loss: 0.005, Duplicate: 0.02, HoldBack: 0.02, Corrupt: 0.005,
+			}})
+			return l.a.node(), l.b.node()
+		},
+	})
+}
+
+// TestVerbsSockets runs it over UDP sockets on the loopback interface.
+func TestVerbsSockets(t *testing.T) {
+	const unprivileged = 212_992 / 2 // the kernel doubles what it is asked for
+	for _, c := range []struct {
+		name string
+		addr string
+		mtu  int
+		cfg  Config
+	}{
+		{"trains", "127.71.0.1", 1024, Config{}},
+		{"no trains", "127.71.1.1", 4096, Config{NoGSO: true, NoGRO: true}},
+		{"trains sent only", "127.71.2.1", 256, Config{NoGRO: true}},
+		{"trains received only", "127.71.3.1", 2048, Config{NoGSO: true}},
+		{"the buffers of an unprivileged user", "127.71.4.1", 1024, Config{SocketBuffer: unprivileged}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			verbstest.Run(t, verbstest.Config{MTU: c.mtu, Open: func(t testing.TB) (a, b verbstest.Node) {
+				x, y := openSockets(t, c.addr, c.cfg)
+				return x.node(), y.node()
+			}})
+		})
+	}
+}
+
+// TestSteadyIODoesNotAllocate has the suite count allocations, which are the
+// process's: nothing else runs meanwhile.
+func TestSteadyIODoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	for _, c := range []struct {
+		name string
+		cfg  Config
+	}{{"trains", Config{}}, {"no trains", Config{NoGSO: true, NoGRO: true}}} {
+		t.Run(c.name, func(t *testing.T) {
+			a, b := openSockets(t, "127.72.0.1", c.cfg)
+			verbstest.SteadyDoesNotAllocate(t, a.node(), b.node())
+		})
+	}
+}
+
+// TestVerbsSocketsIPv6 runs it over IPv6, in a network namespace: the loopback
+// interface has but one address of that family.
+func TestVerbsSocketsIPv6(t *testing.T) {
+	t.Parallel()
+	a, b := netip.MustParseAddr("fd00:71::1"), netip.MustParseAddr("fd00:71::2")
+	verbstest.Run(t, verbstest.Config{Open: func(t testing.TB) (verbstest.Node, verbstest.Node) {
+		sa, sb := newShard(t, "A"), newShard(t, "B")
+		enterNamespace(t, sa, sb, a, b)
+		return openDevice(t, Config{Shard: sa, Addr: a}).node(), openDevice(t, Config{Shard: sb, Addr: b}).node()
+	}})
+}
+
+// enterNamespace moves the threads of two shards to a new network namespace,
+// which has addrs, and goes when they do.
+func enterNamespace(t testing.TB, a, b *shard.Shard, addrs ...netip.Addr) {
+	t.Helper()
+	var ns *os.File
+	on := func(s *shard.Shard, fn func() error) {
+		t.Helper()
+		var err error
+		if e := s.Run(func() { err = fn() }); e != nil {
+			err = e
+		}
+		if errors.Is(err, unix.EPERM) {
+			t.Skip("needs the right to make a network namespace")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	on(a, func() (err error) {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if ns, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())); err != nil {
+			return err
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		// In this order: an interface that comes up has the routes to its
+		// addresses made again, a while later.
+		if err := netlink.LinkSetUp(lo); err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			n := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
+			if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	on(b, func() error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) })
+	ns.Close()
+}
+
+// newShard starts a shard, which the test's end closes.
+func newShard(t testing.TB, name string) *shard.Shard {
+	t.Helper()
+	s, err := shard.New(shard.Config{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() }) // openDevice has, unless it never came so far
+	return s
+}
+
+// openSockets opens two devices, on addr and the address after it.
+func openSockets(t testing.TB, addr string, cfg Config) (a, b *station) {
+	t.Helper()
+	open := func(addr netip.Addr) *station {
+		cfg.Shard, cfg.Addr = newShard(t, addr.String()), addr
+		return openDevice(t, cfg)
+	}
+	a = open(netip.MustParseAddr(addr))
+	return a, open(a.Addr().Addr().Next())
+}
+
+// A station is a device and its shard.
+type station struct {
+	*Device
+	shard *shard.Shard
+}
+
+// openDevice opens a device, which the test's end closes with its shard.
+func openDevice(t testing.TB, cfg Config) *station {
+	t.Helper()
+	d, err := Open(cfg)
+	if err != nil {
+		cfg.Shard.Close()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if st := d.Stats(); cfg.Network == nil && st.DropsICRC+st.DropsMalformed > 0 {
+			t.Errorf("%v dropped good packets: %+v", d.Addr(), st)
+		}
+		if err := d.Close(); err != nil {
+			t.Errorf("close %v: %v", d.Addr(), err)
+		}
+		if err := cfg.Shard.Close(); err != nil {
+			t.Errorf("close shard of %v: %v", d.Addr(), err)
+		}
+	})
+	return &station{d, cfg.Shard}
+}
+
+func (s *station) node() verbstest.Node {
+	return verbstest.Node{Device: s.Device, Addr: s.Device.Addr().Addr(), Run: s.shard.Run}
+}
