@@ -19,6 +19,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fabrid/fabrid/load"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/verbs/roce"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop")) }
@@ -283,5 +285,35 @@ func TestErrors(t *testing.T) {
 				t.Errorf("fabrid %v: no %q in\n%s", c.args, w, errs)
 			}
 		}
+	}
+}
+
+// A target ends in order and in time also if a host does not answer any more.
+func TestServeEndsWithASilentHost(t *testing.T) {
+	s := serve(t)
+	p := &program{stderr: newOutput(), logLevel: "error"}
+	if err := p.openLog(); err != nil {
+		t.Fatal(err)
+	}
+	f := hostFlags{transport: "rdma", traddr: s.addr, trsvcid: 4420, udpPort: roce.Port, reconnectDelay: 1}
+	i, err := p.openInitiator(t.Context(), &f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.connect(t.Context(), &f, i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asleep, wake := make(chan struct{}), make(chan struct{})
+	i.node.Shard().Post(&shard.Task{Fn: func() { close(asleep); <-wake }})
+	<-asleep
+	began := time.Now()
+	if code := s.stop(); code != 0 || time.Since(began) > 5*time.Second {
+		t.Errorf("serve: exit code %d after %v\n%s", code, time.Since(began), s.stderr)
+	}
+	close(wake)
+	<-c.Done() // reconnectDelay and ctrlLoss: at once
+	if err := i.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -24,9 +24,13 @@ import (
 	"github.com/fabrid/fabrid/verbs/roce"
 )
 
-// shutdownTimeout bounds the way out: within it hosts have been told, queues
-// have been released and the process ends.
-const shutdownTimeout = 4 * time.Second
+// Bounds of the way out: for taking leave of hosts that answer, for the release
+// of all queues, and for everything.
+const (
+	leaveInOrderTimeout = 1500 * time.Millisecond
+	shutdownTimeout     = 4 * time.Second
+	exitTimeout         = 4500 * time.Millisecond
+)
 
 // serveFlags are the flags of serve.
 type serveFlags struct {
@@ -157,7 +161,7 @@ func (p *program) startServer(f serveFlags) (s *server, what string, err error) 
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	s.target = target.New(target.Config{Events: targetEvents(p.log), CloseTimeout: shutdownTimeout / 2})
+	s.target = target.New(target.Config{Events: targetEvents(p.log), LeaveTimeout: leaveInOrderTimeout / 3, CloseTimeout: leaveInOrderTimeout})
 	if s.sub, err = s.target.AddSubsystem(target.SubsystemConfig{NQN: f.nqn, AllowAnyHost: true, MaxQueueDepth: f.maxQueueSize}); err != nil {
 		return s, "", err
 	}
@@ -261,18 +265,35 @@ func (s *server) printLines(w io.Writer, f serveFlags) {
 
 // stop takes leave of the hosts and frees everything, in order: no new
 // connection, leave of those there are, the releases of their queues, the rest.
+// It returns within exitTimeout, with an error if something is left then.
 func (s *server) stop() error {
+	done := make(chan error, 1)
+	go func() { done <- s.stopInOrder() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(exitTimeout):
+		return fmt.Errorf("shutdown is not done after %v", exitTimeout)
+	}
+}
+
+func (s *server) stopInOrder() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	var errs []error
 	for _, l := range s.listens {
 		errs = append(errs, l.Close())
 	}
+	var late error
 	if s.target != nil {
-		errs = append(errs, s.target.Close())
+		late = s.target.Close()
 	}
 	if s.node != nil {
 		errs = append(errs, s.node.Close(ctx))
+	}
+	if late != nil {
+		// Hosts that do not answer have been left without a word by now.
+		errs = append(errs, s.target.Close())
 	}
 	return errors.Join(append(errs, s.dev.Close())...)
 }
