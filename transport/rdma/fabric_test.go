@@ -137,16 +137,12 @@ func TestErrorStatus(t *testing.T) {
 	c.ok(ioReq(nvme.IORead, 0, make([]byte, 8192)))
 }
 
-// Capsules that arrive while all requests wait for ACKs of their responses are
-// parked, and nothing is lost.
+// Requests end although ACKs come late, at both ends.
 func TestLateAcks(t *testing.T) {
 	for _, name := range []string{"plain", "SRQ"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, variants[name])
 			c := w.dial(1, 4).connect()
-			// A raw host that does not wait for its SENDs would send more at
-			// once; ours waits, so the ACKs of its own must come: hold those of
-			// the target only, by holding all and letting the host's through.
 			for round := range 3 {
 				w.net.HoldAcks(true)
 				var rs []*req

@@ -185,14 +185,13 @@ func TestResponseBeforeAck(t *testing.T) {
 	q := ioReq(nvme.IOFlush, 0, nil)
 	c.submit(q)
 	r.send(completion(r.command().CID()))
-	// A second one's response shows that the first has been taken in.
-	sent := make(chan uint8, 1)
+	states := make(chan uint8, 1)
 	hq := c.q.(*hostQueue)
 	for state := uint8(0); state&slotAnswered == 0; {
-		if err := hq.shard.Run(func() { sent <- hq.slots[0].state }); err != nil {
+		if err := hq.shard.Run(func() { states <- hq.slots[0].state }); err != nil {
 			t.Fatal(err)
 		}
-		state = <-sent
+		state = <-states
 	}
 	select {
 	case <-q.done:

@@ -200,6 +200,43 @@ func TestMoreCommandsThanReceives(t *testing.T) {
 	}
 }
 
+// Capsules that arrive while all requests wait for the ACKs of their responses
+// are parked: the host has the responses and may go on.
+func TestParkedForRequests(t *testing.T) {
+	for _, name := range []string{"plain", "SRQ"} {
+		t.Run(name, func(t *testing.T) {
+			const depth = 4
+			w := newWorld(t, variants[name])
+			r, core := w.connectRaw(1, depth)
+			flush := func(cid uint16) []byte { return command(cid, opFlush, nvme.SGL{Type: nvme.SGLKeyed}) }
+			w.net.HoldAcks(true)
+			for cid := range uint16(depth) {
+				r.send(flush(cid))
+				if c := r.response(); c.CID != cid {
+					t.Errorf("response to %d, want %d", c.CID, cid)
+				}
+			}
+			for cid := range uint16(depth) {
+				r.send(flush(100 + cid))
+			}
+			q := w.l.all()[0]
+			w.until("the capsules to be parked", func() bool {
+				n := 0
+				if err := core.p.Shard.Run(func() { n = q.rx.parked.len }); err != nil {
+					t.Fatal(err)
+				}
+				return n == depth
+			})
+			w.net.HoldAcks(false)
+			for cid := range uint16(depth) {
+				if c := r.response(); c.CID != 100+cid {
+					t.Errorf("response to %d, want %d", c.CID, 100+cid)
+				}
+			}
+		})
+	}
+}
+
 // Capsules that arrive before the connection is established wait for it.
 func TestEarlyCapsules(t *testing.T) {
 	w := newWorld(t, worldConfig{})
