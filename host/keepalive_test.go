@@ -1,0 +1,114 @@
+package host_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fabrid/fabrid/host"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/transport"
+)
+
+func isKeepAlive(c nvme.Command) bool {
+	return !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminKeepAlive)
+}
+
+func TestKeepAlive(t *testing.T) {
+	for _, tbkas := range []bool{true, false} {
+		bubble(t, func(t *testing.T, w *world) {
+			var at []time.Duration
+			start := time.Now()
+			w.dialer.watch = func(qid uint16, c nvme.Command) {
+				if qid == 0 && isKeepAlive(c) {
+					w.dialer.set(func() { at = append(at, time.Since(start)) })
+				}
+			}
+			if !tbkas {
+				w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
+					c := nvme.Command(r.Command[:])
+					if !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSController {
+						var id nvme.IdentifyController
+						if err := id.Parse(r.Data); err != nil {
+							t.Error(err)
+						}
+						id.CTRATT &^= nvme.CTRATTTBKAS
+						copy(r.Data, id.AppendTo(nil))
+					}
+				}
+			}
+			cfg := w.config()
+			cfg.KATO = 8 * time.Second
+			c := w.connect(cfg)
+			n := w.namespace(c)
+			time.Sleep(13 * time.Second) // idle
+			period := 4 * time.Second
+			if tbkas {
+				period = 2 * time.Second
+			}
+			synctest.Wait()
+			var idle []time.Duration
+			for d := period; d < 13*time.Second; d += period {
+				if tbkas && d == period {
+					continue // the connect was traffic
+				}
+				idle = append(idle, d)
+			}
+			if !slices.Equal(at, idle) {
+				t.Errorf("TBKAS %v: idle Keep Alives at %v, want %v", tbkas, at, idle)
+			}
+			at = nil
+			for range 60 { // busy
+				time.Sleep(500 * time.Millisecond)
+				w.must(n.Flush(context.Background()))
+			}
+			switch {
+			case tbkas && len(at) != 0:
+				t.Errorf("TBKAS: busy Keep Alives at %v", at)
+			case !tbkas && (len(at) < 7 || len(at) > 8):
+				t.Errorf("busy Keep Alives at %v", at)
+			}
+			if c.State() != host.Live || c.Reconnects() != 0 {
+				t.Errorf("state %v, %d reconnects", c.State(), c.Reconnects())
+			}
+			w.disconnect(c)
+		})
+	}
+}
+
+func TestKeepAliveUnanswered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		var sent time.Time
+		w.dialer.set(func() {
+			w.dialer.swallow = func(_ uint16, c nvme.Command) bool {
+				if isKeepAlive(c) {
+					sent = time.Now()
+				}
+				return isKeepAlive(c)
+			}
+		})
+		l.wait(t, "lost")
+		if d := time.Since(sent); d != host.DefaultKATO {
+			t.Errorf("given up %v after the Keep Alive", d)
+		}
+		if err := c.Cause(); !errors.Is(err, host.ErrLost) || !strings.Contains(err.Error(), "Keep Alive within 5s") {
+			t.Errorf("cause %v", err)
+		}
+		w.dialer.set(func() { w.dialer.swallow = nil })
+		lost := time.Now()
+		l.wait(t, "reconnected")
+		if d := time.Since(lost); d != host.DefaultReconnectDelay {
+			t.Errorf("reconnected after %v", d)
+		}
+		w.must(w.namespace(c).Flush(context.Background()))
+		w.disconnect(c)
+	})
+}
