@@ -114,8 +114,10 @@ func (p *player) end() {
 			}
 		}
 		e.flush()
-		if err := e.audit(); err != nil {
-			p.t.Error(err)
+		for _, err := range []error{e.audit(), e.auditBatch()} {
+			if err != nil {
+				p.t.Error(err)
+			}
 		}
 		if len(e.paths) != 0 || e.readsOut != 0 || e.qps.count != 0 {
 			p.t.Errorf("at the end there are %d paths, %d QPs, %d bytes of READs", len(e.paths), e.qps.count, e.readsOut)
