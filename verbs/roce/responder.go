@@ -388,6 +388,12 @@ func (r *responder) respond(b *txBatch, a *answer) bool {
 	if n > 0 {
 		var f soft.Fault
 		if mem, f = q.pd.dev.keys.Remote(q.pd, a.reth.rkey, a.reth.va, uint64(n), verbs.AccessRemoteRead); f != soft.OK {
+			if a.again {
+				// It was answered before, or else the peer would not have let the key
+				// be invalidated: it asked again only because it was impatient.
+				r.answers.pop()
+				return true
+			}
 			r.sendAck(b, a.psn, a.msn, synNAKAccess)
 			r.answers.clear() // what was done after it
 			q.eng.stats.NAKsSent++
