@@ -1,14 +1,13 @@
 package roce
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/fabrid/fabrid/internal/simnet"
@@ -127,25 +126,69 @@ func enterNamespace(t testing.TB, a, b *shard.Shard, addrs ...netip.Addr) {
 		if ns, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())); err != nil {
 			return err
 		}
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		// In this order: an interface that comes up has the routes to its
-		// addresses made again, a while later.
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return err
-		}
-		for _, addr := range addrs {
-			n := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
-			if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD}); err != nil {
-				return err
-			}
-		}
-		return nil
+		return setUpLoopback(addrs)
 	})
 	on(b, func() error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) })
 	ns.Close()
+}
+
+// setUpLoopback sets up the loopback interface of the thread's network
+// namespace, with addrs, which are IPv6.
+func setUpLoopback(addrs []netip.Addr) error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	// In this order: an interface that comes up has the routes to its addresses
+	// made again, a while later.
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("SIOCSIFFLAGS: %w", err)
+	}
+	for _, addr := range addrs {
+		if err := addAddress(addr); err != nil {
+			return fmt.Errorf("RTM_NEWADDR %v: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// addAddress gives the loopback interface an address that is good at once: by
+// rtnetlink(7), because the older way has it wait for duplicates.
+func addAddress(addr netip.Addr) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const size = unix.SizeofNlMsghdr + unix.SizeofIfAddrmsg + unix.SizeofRtAttr + 16
+	ne := binary.NativeEndian
+	b := ne.AppendUint32(nil, size) // struct nlmsghdr
+	b = ne.AppendUint16(b, unix.RTM_NEWADDR)
+	b = ne.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE)
+	b = append(b, make([]byte, 8)...)
+	b = append(b, unix.AF_INET6, uint8(addr.BitLen()), unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE) // struct ifaddrmsg
+	b = ne.AppendUint32(b, 1)                                                                    // lo, in every namespace
+	b = ne.AppendUint16(b, unix.SizeofRtAttr+16)
+	b = ne.AppendUint16(b, unix.IFA_LOCAL)
+	b = append(b, addr.AsSlice()...)
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	reply := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, reply, 0)
+	if err != nil || n < unix.SizeofNlMsghdr+4 {
+		return fmt.Errorf("reply of %d bytes: %w", n, err)
+	}
+	if errno := int32(ne.Uint32(reply[unix.SizeofNlMsghdr:])); errno != 0 {
+		return unix.Errno(-errno)
+	}
+	return nil
 }
 
 // newShard starts a shard, which the test's end closes.
