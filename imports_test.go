@@ -63,7 +63,6 @@ var thirdParty = map[string]string{
 	"github.com/spf13/cobra":         "cmd/fabrid",
 	"github.com/spf13/pflag":         "cmd/fabrid",
 	"github.com/HdrHistogram/":       "load cmd/fabrid test/bench",
-	"github.com/vishvananda/netlink": "tests",
 	"github.com/gopacket/gopacket":   "tests",
 	"go.uber.org/goleak":             "tests",
 	"pgregory.net/rapid":             "tests",
