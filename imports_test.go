@@ -59,13 +59,13 @@ func testOnly(dir string) bool {
 // thirdParty is who may import what is not ours, by the beginning of the import
 // path: packages, or "tests" for test files and packages for tests.
 var thirdParty = map[string]string{
-	"golang.org/x/sys/":              "shard verbs/roce transport/rdma bdev cmd/fabrid test/bench tests",
-	"github.com/spf13/cobra":         "cmd/fabrid",
-	"github.com/spf13/pflag":         "cmd/fabrid",
-	"github.com/HdrHistogram/":       "load cmd/fabrid test/bench",
-	"github.com/gopacket/gopacket":   "tests",
-	"go.uber.org/goleak":             "tests",
-	"pgregory.net/rapid":             "tests",
+	"golang.org/x/sys/":            "shard verbs/roce transport/rdma bdev cmd/fabrid test/bench tests",
+	"github.com/spf13/cobra":       "cmd/fabrid",
+	"github.com/spf13/pflag":       "cmd/fabrid",
+	"github.com/HdrHistogram/":     "load cmd/fabrid test/bench",
+	"github.com/gopacket/gopacket": "tests",
+	"go.uber.org/goleak":           "tests",
+	"pgregory.net/rapid":           "tests",
 }
 
 func TestImports(t *testing.T) {
