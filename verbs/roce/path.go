@@ -41,7 +41,7 @@ func (e *engine) pathTo(p verbs.Path) (*path, error) {
 		w.refs++
 		return w, nil
 	}
-	if !key.local.IsValid() || key.local.Is4() != key.remote.Is4() || key.local.IsUnspecified() || key.remote.IsUnspecified() {
+	if !key.local.IsValid() || !key.remote.IsValid() || key.local.Is4() != key.remote.Is4() || key.local.IsUnspecified() || key.remote.IsUnspecified() || key.remote.IsMulticast() {
 		return nil, fmt.Errorf("roce: no path from %v to %v", p.Local, p.Remote)
 	}
 	w := &path{
