@@ -298,6 +298,9 @@ func (r *requester) expired() {
 	if !r.outstanding() {
 		return
 	}
+	if q.eng.blocked {
+		r.progress = now // it may not have left us yet
+	}
 	if due := r.progress + r.rto; now < due {
 		q.eng.shard.Arm(&q.timer, due)
 		return

@@ -38,14 +38,15 @@ func FuzzEngine(f *testing.F) {
 		inShard(t, func(t *testing.T, s *shard.Shard) {
 			w := &fuzzWorld{t: t, shard: s, in: script}
 			w.run(w.begin)
-			for len(w.in) > 0 && !t.Failed() {
+			for more := true; more && !t.Failed(); {
+				var sleep time.Duration
 				w.run(func() {
 					for len(w.in) > 0 && w.sleep == 0 && !t.Failed() {
 						w.step()
 					}
+					more, sleep, w.sleep = len(w.in) > 0, w.sleep, 0
 				})
-				time.Sleep(w.sleep)
-				w.sleep = 0
+				time.Sleep(sleep)
 			}
 			if !t.Failed() {
 				w.settle()
@@ -86,7 +87,7 @@ type fuzzWorld struct {
 
 	attr  verbs.QPAttr
 	srq   bool
-	small bool // windows
+	small bool // path windows
 }
 
 type fuzzStation struct {
@@ -266,7 +267,6 @@ func (w *fuzzWorld) connect(conn int) {
 			}
 		}
 		if w.small {
-			q.qp.req.window = windowMin
 			q.qp.path.window = windowMin
 		}
 	}
@@ -823,9 +823,9 @@ func (w *fuzzWorld) fastValid(st *fuzzStation) bool {
 // settle makes the network good, and waits until the connection that nobody
 // forges for has nothing more to do.
 func (w *fuzzWorld) settle() {
-	w.good = true
 	begin := time.Now()
 	w.run(func() {
+		w.good = true
 		for _, q := range w.ends[0] {
 			q.qp.attr.RetryCnt, q.qp.attr.RNRRetry = 7, 7
 			q.qp.req.retries, q.qp.req.rnrRetries = 7, 7

@@ -161,6 +161,9 @@ func (q *queuePair) audit() error {
 	if r.outstanding() && !q.timer.Armed() {
 		return fmt.Errorf("una %#x, cursor %#x, and no timer", r.una, r.cursor())
 	}
+	if r.outstanding() && r.sinceAck != 0 && !q.eng.blocked {
+		return fmt.Errorf("%d packets sent since an ACK was asked for, and it waits", r.sinceAck)
+	}
 	if len(r.reads) > q.attr.MaxRdAtomic {
 		return fmt.Errorf("%d READs outstanding of %d", len(r.reads), q.attr.MaxRdAtomic)
 	}

@@ -135,7 +135,6 @@ func (p *player) run(fn func()) {
 // line carries out a line and returns what came of it.
 func (p *player) line(line string) []string {
 	p.t.Helper()
-	p.out = nil
 	fields := strings.Fields(line)
 	if fields[0] == "time" {
 		d, err := time.ParseDuration(fields[1])
@@ -154,18 +153,21 @@ func (p *player) line(line string) []string {
 			}
 		})
 	}
-	if p.dev != nil {
+	var out []string
+	p.run(func() {
+		out, p.out = p.out, nil
+		if p.dev == nil {
+			return
+		}
 		for _, f := range p.dev.wire.out {
-			p.out = append(p.out, "> "+p.packet(f))
+			out = append(out, "> "+p.packet(f))
 		}
 		p.dev.wire.out = nil
-		p.run(func() {
-			if err := p.dev.eng.audit(); err != nil {
-				p.t.Errorf("%s: %v", line, err)
-			}
-		})
-	}
-	return p.out
+		if err := p.dev.eng.audit(); err != nil {
+			p.t.Errorf("%s: %v", line, err)
+		}
+	})
+	return out
 }
 
 // words are the arguments of a command: names with values, and names alone.
@@ -236,6 +238,16 @@ func (p *player) command(f []string) {
 		p.say("%s", runs(p.regions[f[1]].buf))
 	case "buf":
 		p.say("%s", runs(p.bufs[uint64(p.num(f[1]))]))
+	case "set": // memory gets another content
+		var b []byte
+		if r := p.regions[f[1]]; r != nil {
+			b = r.buf
+		} else {
+			b = p.bufs[uint64(p.num(f[1]))]
+		}
+		for i := range b {
+			b[i] = byte(p.num(f[2]))
+		}
 	case "state":
 		p.say("%v", p.qp.State())
 	case "modify":

@@ -1,0 +1,84 @@
+package roce
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// appendControl appends a control message as the kernel does, in a structure of
+// 64-bit systems, filled up to a multiple of 8.
+func appendControl(b []byte, level, typ uint32, data ...byte) []byte {
+	b = binary.NativeEndian.AppendUint64(b, uint64(unix.SizeofCmsghdr+len(data)))
+	b = binary.NativeEndian.AppendUint32(b, level)
+	b = binary.NativeEndian.AppendUint32(b, typ)
+	b = append(b, data...)
+	for len(b)%8 != 0 {
+		b = append(b, 0xee)
+	}
+	return b
+}
+
+func pktinfo4(addr string) []byte {
+	data := []byte{9, 0, 0, 0, 127, 9, 9, 9} // interface and ipi_spec_dst
+	return append(data, netip.MustParseAddr(addr).AsSlice()...)
+}
+
+func groSize(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+func TestParseControl(t *testing.T) {
+	info := appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")...)
+	gro := appendControl(nil, unix.IPPROTO_UDP, unix.UDP_GRO, groSize(1040)...)
+	v6 := netip.MustParseAddr("2001:db8::7")
+	info6 := appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(v6.AsSlice(), 9, 0, 0, 0)...)
+	other := appendControl(nil, unix.SOL_SOCKET, unix.SCM_TIMESTAMP, make([]byte, 13)...)
+	v4 := netip.MustParseAddr("192.0.2.9")
+	long := binary.NativeEndian.AppendUint64(nil, 1<<63+20)
+
+	for _, c := range []struct {
+		name string
+		ctl  [][]byte
+		to   netip.Addr
+		size int
+	}{
+		{"nothing", nil, netip.Addr{}, 0},
+		{"IPv4", [][]byte{info}, v4, 0},
+		{"IPv6", [][]byte{info6}, v6, 0},
+		{"a train", [][]byte{info, gro}, v4, 1040},
+		{"the other way round", [][]byte{gro, info}, v4, 1040},
+		{"behind something else", [][]byte{other, info6, gro}, v6, 1040},
+		{"the last without its fill", [][]byte{info, gro[:unix.SizeofCmsghdr+4]}, v4, 1040},
+		{"cut off", [][]byte{info, gro[:unix.SizeofCmsghdr+3]}, v4, 0},
+		{"a header that is cut off", [][]byte{info, gro[:15]}, v4, 0},
+		{"shorter than its structure", [][]byte{appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")[:11]...)}, netip.Addr{}, 0},
+		{"a length that is too long", [][]byte{append(long, info[8:]...), gro}, netip.Addr{}, 0},
+		{"a length of nothing", [][]byte{make([]byte, 64)}, netip.Addr{}, 0},
+	} {
+		var ctl []byte
+		for _, b := range c.ctl {
+			ctl = append(ctl, b...)
+		}
+		if to, size := parseControl(ctl); to != c.to || size != c.size {
+			t.Errorf("%s: address %v, size %d; want %v, %d", c.name, to, size, c.to, c.size)
+		}
+	}
+}
+
+// FuzzParseControl: whatever the kernel says, nothing is read beyond it, and
+// what is good in front of rubbish is found.
+func FuzzParseControl(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")...))
+	f.Add(appendControl(nil, unix.IPPROTO_UDP, unix.UDP_GRO, groSize(1040)...))
+	f.Add(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, make([]byte, 20)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		exact := append(make([]byte, 0, len(b)), b...)
+		to, size := parseControl(exact[:len(b):len(b)])
+		front := appendControl(nil, unix.SOL_SOCKET, 99, 1, 2, 3)
+		if to2, size2 := parseControl(append(front, b...)); to2 != to || size2 != size {
+			t.Errorf("%v, %d alone, and %v, %d behind another", to, size, to2, size2)
+		}
+	})
+}
