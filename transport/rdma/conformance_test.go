@@ -19,6 +19,9 @@ func TestConformance(t *testing.T) {
 		"two shards": {shards: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && wc.shards < 2 {
+				t.Skip("short: the run with two shards has the most to race")
+			}
 			transporttest.Run(t, func(t *testing.T, env *transporttest.Env) *transporttest.Fabric {
 				return newConformanceFabric(t, env, wc)
 			})

@@ -22,6 +22,9 @@ func TestConformanceOverRoCE(t *testing.T) {
 		"SRQ":   func(c *Config) { c.UseSRQ = true },
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "SRQ" {
+				t.Skip("short: the run with an SRQ has all of it")
+			}
 			transporttest.Run(t, func(t *testing.T, env *transporttest.Env) *transporttest.Fabric {
 				next++
 				return newRoCEFabric(t, env, mod, next)
