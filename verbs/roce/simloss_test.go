@@ -3,6 +3,7 @@ package roce
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,13 +196,8 @@ func TestALossCostsNoTimeout(t *testing.T) {
 		t.Run(opcodes[c.op].name, func(t *testing.T) {
 			inLab(t, simnet.Config{Link: simnet.Link{Delay: simDelay}}, func(t *testing.T, l *lab) {
 				k := newTalk(t, l, 5, 6)
-				lost := 0
-				drop := func(_ int, b []byte) bool {
-					if b[0] == c.op {
-						lost++
-					}
-					return b[0] == c.op && lost == 1
-				}
+				var lost atomic.Int32 // the network has a goroutine of its own
+				drop := func(_ int, b []byte) bool { return b[0] == c.op && lost.Add(1) == 1 }
 				if c.fromA {
 					l.setDrop(t, drop, nil)
 				} else {
@@ -210,7 +206,7 @@ func TestALossCostsNoTimeout(t *testing.T) {
 				if took := k.run(); took > 20*simDelay {
 					t.Errorf("took %v, want a few round trips of %v", took, 2*simDelay)
 				}
-				if lost == 0 {
+				if lost.Load() == 0 {
 					t.Error("nothing was lost")
 				}
 				k.end(l)
