@@ -28,6 +28,8 @@ type engine struct {
 	again   shard.Task // flush again, when others had their turn
 	closed  bool       // nothing goes out any more
 
+	flushing bool // flush runs, and sees what is wanted
+
 	// batch is what is about to be sent. It names memory of consumers only
 	// between a call of gather or sendAnswers and the transmit at its end: no
 	// consumer's code runs between the two.
@@ -104,7 +106,12 @@ func (e *engine) close() error {
 	return e.wire.close()
 }
 
-func (e *engine) wantFlush() { e.shard.Flush(&e.flusher) }
+// wantFlush has flush called at the end of the round.
+func (e *engine) wantFlush() {
+	if !e.flushing {
+		e.shard.Flush(&e.flusher)
+	}
+}
 
 // wantSend has q asked for packets at the end of the round.
 func (e *engine) wantSend(q *queuePair) {
@@ -125,24 +132,36 @@ func (e *engine) wantAck(q *queuePair) {
 	e.wantSend(q)
 }
 
-// flush ends a round: consumers are told what there is to tell, and what there
-// is to send is sent, until there is no more of either.
+// flush ends a round.
 func (e *engine) flush() {
+	e.flushing = true
+	more := e.endRound()
+	e.flushing = false
+	if more {
+		e.shard.Post(&e.again)
+	}
+}
+
+// endRound tells consumers what there is to tell, and sends what there is to
+// send, until there is no more of either, or enough for a round: then it reports
+// true. What the wire does not take, writable has us come back to.
+func (e *engine) endRound() (more bool) {
 	for range flushBatches {
 		e.deliver()
 		if !e.transmit() {
-			return // writable has us called again
+			return false
 		}
 		if e.senders.first == nil && len(e.acking) == 0 {
-			return
+			return false
 		}
 		e.gather()
 		if !e.transmit() {
-			return
+			e.deliver()
+			return false
 		}
 	}
 	e.deliver()
-	e.shard.Post(&e.again)
+	return true
 }
 
 // gather asks queue pairs for packets, each for a quantum, until the batch is
@@ -271,7 +290,10 @@ func (e *engine) receive(src, dst netip.Addr, icrc icrcPath, b []byte, hint int)
 		e.receiveGSI(src, dst, p)
 		return
 	}
-	if q == nil || p.opFlags&(opIsUD|opIsCNP) != 0 {
+	if p.opFlags&opIsCNP != 0 {
+		return // congestion: our windows see it by its losses
+	}
+	if q == nil || p.opFlags&opIsUD != 0 {
 		e.stats.DropsNoQP++
 		return
 	}

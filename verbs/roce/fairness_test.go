@@ -93,21 +93,20 @@ func TestRoundEndsBeforeAReadDoes(t *testing.T) {
 		p := &player{t: t, shard: s}
 		p.line("qp")
 		p.line("mr m 1048576")
-		rounds := 0
-		if err := s.Run(func() {
+		first := 0
+		next := shard.Task{Fn: func() { first = len(p.dev.wire.out) }}
+		p.run(func() {
 			p.command([]string{"READ_REQUEST", "100", "region", "m", "dma", "1048576"})
-			p.dev.eng.flush()
-			rounds = len(p.dev.wire.out)
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if want := flushBatches * batchPackets; rounds != want {
-			t.Errorf("%d packets in a round, want %d", rounds, want)
-		}
-		p.run(func() {})
-		if n := len(p.dev.wire.out); n != 4096 {
-			t.Errorf("%d packets in the end, want 4096", n)
-		}
+			s.Post(&next) // runs when this round has ended
+		})
+		p.run(func() {
+			if want := flushBatches * batchPackets; first != want {
+				t.Errorf("%d packets in the first round, want %d", first, want)
+			}
+			if n := len(p.dev.wire.out); n != 4096 {
+				t.Errorf("%d packets in the end, want 4096", n)
+			}
+		})
 		p.end()
 	})
 }

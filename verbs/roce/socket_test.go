@@ -2,10 +2,17 @@ package roce
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fabrid/fabrid/verbs"
+	"github.com/fabrid/fabrid/verbs/verbstest"
 )
 
 // appendControl appends a control message as the kernel does, in a structure of
@@ -81,4 +88,57 @@ func FuzzParseControl(f *testing.F) {
 			t.Errorf("%v, %d alone, and %v, %d behind another", to, size, to2, size2)
 		}
 	})
+}
+
+// TestSocketIsFull has a link so slow that the kernel takes no more: what it
+// does not take waits until it does.
+func TestSocketIsFull(t *testing.T) {
+	local, remote := netip.MustParseAddr("fd00:75::1"), netip.MustParseAddr("fd00:75::2")
+	for _, cfg := range []Config{{}, {NoGSO: true}} {
+		t.Run(fmt.Sprintf("NoGSO %v", cfg.NoGSO), func(t *testing.T) {
+			sa, sb := newShard(t, "A"), newShard(t, "B")
+			enterNamespace(t, sa, sb, local, remote)
+			var err error
+			if e := sa.Run(func() { err = slowLoopback() }); e != nil {
+				t.Fatal(e)
+			}
+			if errors.Is(err, exec.ErrNotFound) {
+				t.Skip("needs tc to slow a link down")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.SocketBuffer = 64 << 10
+			cfg.Shard, cfg.Addr = sa, local
+			a := openDevice(t, cfg)
+			cfg.Shard, cfg.Addr = sb, remote
+			cfg.SocketBuffer = 4 << 20
+			b := openDevice(t, cfg)
+
+			const n = 4 << 20
+			p := verbstest.Connect(t, a.node(), b.node(), verbstest.DefaultAttr(4096))
+			m := p.B.Memory(n, 1, 7)
+			data := verbstest.Filled(n, 2)
+			p.A.Post(verbs.SendWR{WRID: 1, Opcode: verbs.WRRDMAWrite, Flags: verbs.SendSignaled, SG: p.A.SG(data), RemoteAddr: m.IOVA, RKey: m.MR.RKey()})
+			p.A.Expect(verbstest.Wrote(1))
+			m.ExpectAt("written", 0, data)
+			back := make([]byte, n)
+			p.B.Post(verbs.SendWR{WRID: 2, Opcode: verbs.WRRDMARead, Flags: verbs.SendSignaled, SG: p.B.SG(back), RemoteAddr: 0, RKey: p.A.RegMR(data, 0, verbs.AccessRemoteRead).RKey()})
+			p.B.Expect(verbstest.Read(2))
+			p.B.ExpectBytes("read", back, data)
+			if s := a.Stats(); s.SendBlocked == 0 || s.DropsSend != 0 {
+				t.Errorf("the wire was full %d times, %d packets were refused", s.SendBlocked, s.DropsSend)
+			}
+		})
+	}
+}
+
+// slowLoopback bounds the rate of the loopback interface of the thread's
+// network namespace.
+func slowLoopback() error {
+	out, err := exec.Command("tc", strings.Fields("qdisc add dev lo root tbf rate 400mbit burst 128kb limit 64mb")...).CombinedOutput()
+	if err != nil && !errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("tc: %w: %s", err, out)
+	}
+	return err
 }
