@@ -39,7 +39,7 @@ type QPAttr struct {
 	MaxDestRd    int    // RDMA READs we answer at once
 	RetryCnt     int    // 0..7
 	RNRRetry     int    // 0..7, 7 for ever
-	Timeout      uint8  // ACK timeout: 4.096 µs × 2^Timeout, 0 for none
+	Timeout      uint8  // ACK timeout: 4.096 µs × 2^Timeout, 0 for none; software may follow the round trip instead
 	MinRNRTimer  uint8  // code of 5 bits
 	RemoteAccess Access
 }
