@@ -155,6 +155,7 @@ func (c *conn) Connect(q verbs.QP, p rdmacm.ConnParam) {
 		s.param = p
 		s.do(func() {
 			if !l.call(s, p) {
+				s.stage = over // nobody listens: the peer's leave may be on its way
 				s.dev.Conns.Add(-1)
 				c.do(func() { c.refused(rdmacm.RejInvalidServiceID, nil) })
 			}
