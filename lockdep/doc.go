@@ -61,6 +61,8 @@
 //
 // # Cost
 //
-// With the tag an operation takes a few microseconds, most of them to find out
-// which goroutine it is on: see [GoroutineID].
+// With the tag an operation takes about a microsecond, most of it to keep the
+// stack. Which goroutine it is on the validator sees from a register of the
+// runtime's on amd64, arm64 and s390x; elsewhere it asks [GoroutineID], and an
+// operation takes several times as long.
 package lockdep

@@ -9,7 +9,7 @@ import (
 // holds. Only the goroutine itself reads or writes it; it is in the registry
 // while there is something to know, so that ended goroutines leave nothing.
 type goroutine struct {
-	id     uint64
+	key    uint64 // see self
 	v      *Validator
 	scoped bool // inside Validator.Run
 	held   []*hold
@@ -18,6 +18,15 @@ type goroutine struct {
 // goroutines is the registry. It is a global because a lock whose zero value
 // is ready has nothing else to reach its validator by; only the calling
 // goroutine's own identity leads there. Without the build tag it stays empty.
+//
+// The key is the address of the runtime's own structure, its g, because the
+// goroutine's number is dear: see [GoroutineID]. A g never moves and is never
+// freed, but another goroutine gets it when the first has ended. That is safe
+// because an entry lives only while its goroutine holds something or is inside
+// Run, and Run's end is deferred. A goroutine that ends while it holds a lock,
+// which is a mistake, leaves what it holds to the next of its g: a report of
+// that one's then shows the stack of the one that ended. What begins by Go
+// inherits nothing.
 var goroutines registry
 
 type registry [64]struct {
@@ -27,44 +36,53 @@ type registry [64]struct {
 
 // get returns the calling goroutine's entry, a fresh one if it has none.
 func (r *registry) get() *goroutine {
-	id := GoroutineID()
-	s := &r[id%uint64(len(r))]
+	key := self()
+	s := &r[shardOf(key)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.m == nil {
 		s.m = make(map[uint64]*goroutine)
 	}
-	g := s.m[id]
+	g := s.m[key]
 	if g == nil {
-		g = &goroutine{id: id, v: standard}
-		s.m[id] = g
+		g = &goroutine{key: key, v: standard}
+		s.m[key] = g
 	}
 	return g
 }
 
 // put forgets g if there is nothing to remember.
 func (r *registry) put(g *goroutine) {
-	if g.scoped || len(g.held) > 0 {
-		return
+	if !g.scoped && len(g.held) == 0 {
+		r.forget(g.key)
 	}
-	s := &r[g.id%uint64(len(r))]
+}
+
+// forget removes what there is about key.
+func (r *registry) forget(key uint64) {
+	s := &r[shardOf(key)]
 	s.mu.Lock()
-	delete(s.m, g.id)
+	delete(s.m, key)
 	s.mu.Unlock()
+}
+
+// shardOf spreads keys, whose low bits are those of an address.
+func shardOf(key uint64) uint64 {
+	return key * 0x9e3779b97f4a7c15 >> 58
 }
 
 // idBuffers spares GoroutineID an allocation: runtime.Stack's argument escapes.
 var idBuffers = sync.Pool{New: func() any { return new([64]byte) }}
 
 // GoroutineID returns the runtime's number of the calling goroutine: what a
-// stack trace shows, unique in the process and never used again. It takes a
-// microsecond or more (the runtime walks the stack to print it), so it is for
-// validators and rare paths. It works in every build.
+// stack trace shows, unique in the process and never used again. It takes
+// microseconds, more on a deep stack (the runtime walks it to print it), so it
+// is for reports and rare paths. It works in every build.
 //
 // The runtime has no better way to offer: profiler labels are inherited by
 // children and replaced by whoever profiles, so they do not identify; the
 // number in the runtime's own structure cannot be reached without assembly
-// that knows its layout. The first line of a stack trace, "goroutine 39
+// that knows its layout. (The structure itself can: the validator goes by that.) The first line of a stack trace, "goroutine 39
 // [running]:", has been stable since Go 1.0.
 func GoroutineID() uint64 {
 	buf := idBuffers.Get().(*[64]byte)

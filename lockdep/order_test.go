@@ -194,7 +194,7 @@ func TestUnlockByAnother(t *testing.T) {
 			}
 			if tc.names {
 				w.Run(hold)
-				if !strings.Contains(text, "it is held by goroutine") || !strings.Contains(text, "TestUnlockByAnother") {
+				if !strings.Contains(text, "it is held by another goroutine:") || !strings.Contains(text, "TestUnlockByAnother") {
 					t.Errorf("report does not name the holder:\n%s", text)
 				}
 				return

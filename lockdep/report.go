@@ -69,12 +69,12 @@ func (r *Report) key() reportKey {
 // circular reports that h, taken while p is held, closes the cycle with path,
 // which leads from h's class to p's.
 func circular(g *goroutine, p, h *hold, path []*edge) *Report {
-	r := &Report{Kind: Circular, Goroutine: g.id, Classes: []string{h.class.String()}}
+	r := &Report{Kind: Circular, Goroutine: GoroutineID(), Classes: []string{h.class.String()}}
 	for _, e := range path {
 		r.Classes = append(r.Classes, e.to.class.String())
 	}
 	b := r.begin()
-	fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", g.id)
+	fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", r.Goroutine)
 	writeHold(b, h)
 	b.WriteString("but it is already holding:\n")
 	writeHold(b, p)
@@ -86,15 +86,15 @@ func circular(g *goroutine, p, h *hold, path []*edge) *Report {
 		fmt.Fprintf(b, "   which it had acquired at\n")
 		writeStack(b, e.from.stack)
 	}
-	fmt.Fprintf(b, "-> #0 %v, by goroutine %d while it holds %v, now\n", h.class, g.id, p.class)
+	fmt.Fprintf(b, "-> #0 %v, by goroutine %d while it holds %v, now\n", h.class, r.Goroutine, p.class)
 	r.end(b, g.held)
 	return r
 }
 
 func recursive(g *goroutine, p, h *hold) *Report {
-	r := &Report{Kind: Recursive, Goroutine: g.id, Classes: []string{h.class.String()}}
+	r := &Report{Kind: Recursive, Goroutine: GoroutineID(), Classes: []string{h.class.String()}}
 	b := r.begin()
-	fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", g.id)
+	fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", r.Goroutine)
 	writeHold(b, h)
 	if p.object == h.object {
 		b.WriteString("but it is already holding it:\n")
@@ -107,25 +107,29 @@ func recursive(g *goroutine, p, h *hold) *Report {
 }
 
 func notHeld(g *goroutine, k key, holder *hold, what string) *Report {
-	r := &Report{Kind: NotHeld, Goroutine: g.id, Classes: []string{k.String()}}
+	r := &Report{Kind: NotHeld, Goroutine: GoroutineID(), Classes: []string{k.String()}}
 	b := r.begin()
-	fmt.Fprintf(b, "goroutine %d: %s of %v, which it does not hold, at:\n", g.id, what, k)
+	fmt.Fprintf(b, "goroutine %d: %s of %v, which it does not hold, at:\n", r.Goroutine, what, k)
 	writeStack(b, callers())
 	if holder != nil {
-		fmt.Fprintf(b, "it is held by goroutine %d:\n", holder.goroutine)
+		who := "another goroutine"
+		if holder.goroutine == g.key {
+			who = "this goroutine, for another validator"
+		}
+		fmt.Fprintf(b, "it is held by %s:\n", who)
 		writeHold(b, holder)
 	}
 	r.end(b, g.held)
 	return r
 }
 
-func stillHeld(goroutine uint64, held []*hold, where string) *Report {
-	r := &Report{Kind: StillHeld, Goroutine: goroutine}
+func stillHeld(held []*hold, where string) *Report {
+	r := &Report{Kind: StillHeld, Goroutine: GoroutineID()}
 	for _, h := range held {
 		r.Classes = append(r.Classes, h.class.String())
 	}
 	b := r.begin()
-	fmt.Fprintf(b, "goroutine %d must hold nothing here: %s\n", goroutine, where)
+	fmt.Fprintf(b, "goroutine %d must hold nothing here: %s\n", r.Goroutine, where)
 	writeStack(b, callers())
 	r.end(b, held)
 	return r

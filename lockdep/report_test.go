@@ -3,6 +3,7 @@
 package lockdep_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -191,5 +192,77 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	// may still be there.
 	if after := lockdep.Goroutines(); after > before+1 {
 		t.Errorf("%d goroutines remembered, %d before", after, before)
+	}
+}
+
+// What a goroutine holds when it ends is not held by those that Go begins
+// later, though the runtime gives them what it was known by. In a process of
+// its own, as it leaves much behind.
+func TestHeirsHoldNothing(t *testing.T) {
+	const env = "LOCKDEP_TEST_HEIRS"
+	if os.Getenv(env) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestHeirsHoldNothing$")
+		cmd.Env = append(os.Environ(), env+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v:\n%s", err, out)
+		}
+		return
+	}
+	const n = 64
+	var locks [n]lockdep.Mutex[ctrlLock]
+	var held, all sync.WaitGroup
+	held.Add(n)
+	all.Add(n)
+	for i := range n {
+		go func() { // lockdep.Go would report what is held at the end
+			defer all.Done()
+			locks[i].Lock()
+			held.Done()
+			held.Wait()
+		}()
+	}
+	all.Wait()
+	if got := lockdep.Goroutines(); got != n {
+		t.Errorf("%d goroutines remembered, want %d", got, n)
+	}
+	all.Add(2 * n)
+	for range 2 * n {
+		lockdep.Go(func() {
+			defer all.Done()
+			lockdep.AssertNoneHeld("a new goroutine")
+		})
+	}
+	all.Wait()
+}
+
+// A report has the number that stack traces show, of each goroutine in it.
+func TestReportNumbers(t *testing.T) {
+	var ctrl lockdep.Mutex[ctrlLock]
+	var queue lockdep.Mutex[queueLock]
+	w := newWatch()
+	var first, second uint64
+	on := func(id *uint64, f func()) {
+		done := make(chan struct{})
+		w.Go(func() {
+			defer close(done)
+			*id = lockdep.GoroutineID()
+			f()
+		})
+		<-done
+	}
+	on(&first, inOrder(&ctrl, &queue))
+	on(&second, inOrder(&queue, &ctrl))
+	r := w.reports[0]
+	if r.Goroutine != second {
+		t.Errorf("report of goroutine %d, want %d", r.Goroutine, second)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("goroutine %d is trying to acquire", second),
+		fmt.Sprintf("-> #1 %s, by goroutine %d while", queueName, first),
+		fmt.Sprintf("-> #0 %s, by goroutine %d while", ctrlName, second),
+	} {
+		if !strings.Contains(r.Error(), want) {
+			t.Errorf("report lacks %q:\n%v", want, r)
+		}
 	}
 }

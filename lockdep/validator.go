@@ -78,7 +78,7 @@ func (v *Validator) Run(f func()) {
 		g.v, g.scoped, g.held = outer.v, outer.scoped, outer.held
 		goroutines.put(g)
 		if returned {
-			v.checkNoneHeld(g.id, held, "the end of Run")
+			v.checkNoneHeld(held, "the end of Run")
 		}
 	}()
 	f()
@@ -91,7 +91,10 @@ func (v *Validator) Go(f func()) {
 		go f()
 		return
 	}
-	go v.Run(f)
+	go func() {
+		goroutines.forget(self()) // what an earlier goroutine left behind
+		v.Run(f)
+	}()
 }
 
 // Go runs f in a new goroutine that belongs to the caller's validator. It is
@@ -113,7 +116,7 @@ func AssertNoneHeld(where string) {
 	}
 	g := goroutines.get()
 	defer goroutines.put(g)
-	g.v.checkNoneHeld(g.id, g.held, where)
+	g.v.checkNoneHeld(g.held, where)
 }
 
 // A key identifies a class.
@@ -148,7 +151,7 @@ type class struct {
 // An edge says that from was held when to was taken. It is immutable.
 type edge struct {
 	from, to  *hold
-	goroutine uint64
+	goroutine uint64 // its number, for reports
 }
 
 // A mode says how a class is acquired.
@@ -164,8 +167,8 @@ const (
 // A hold is one acquisition by one goroutine. It is immutable but for gone.
 type hold struct {
 	class     *class
-	object    any // the lock or Map: a pointer, for identity only
-	goroutine uint64
+	object    any    // the lock or Map: a pointer, for identity only
+	goroutine uint64 // its key in the registry
 	mode      mode
 	stack     stack
 	gone      atomic.Bool // another goroutine has unlocked it
@@ -181,7 +184,7 @@ func acquire(k key, object any, m mode) *hold {
 		return nil
 	}
 	v := g.v
-	h := &hold{class: v.class(k), object: object, goroutine: g.id, mode: m, stack: callers()}
+	h := &hold{class: v.class(k), object: object, goroutine: g.key, mode: m, stack: callers()}
 	if m != trying {
 		v.check(g, h)
 	}
@@ -232,7 +235,7 @@ func (v *Validator) order(g *goroutine, p, h *hold) *Report {
 	if path := v.pathLocked(h.class, p.class); path != nil {
 		return circular(g, p, h, path)
 	}
-	p.class.after[h.class] = &edge{from: p, to: h, goroutine: g.id}
+	p.class.after[h.class] = &edge{from: p, to: h, goroutine: GoroutineID()}
 	return nil
 }
 
@@ -288,10 +291,10 @@ func assertHeld(k key, object any, holder *hold) {
 	g.v.emit(notHeld(g, k, holder, "assert"))
 }
 
-func (v *Validator) checkNoneHeld(goroutine uint64, held []*hold, where string) {
+func (v *Validator) checkNoneHeld(held []*hold, where string) {
 	held = slices.DeleteFunc(slices.Clone(held), func(h *hold) bool { return h.gone.Load() })
 	if len(held) > 0 {
-		v.emit(stillHeld(goroutine, held, where))
+		v.emit(stillHeld(held, where))
 	}
 }
 
