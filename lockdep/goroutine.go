@@ -25,8 +25,8 @@ type goroutine struct {
 // because an entry lives only while its goroutine holds something or is inside
 // Run, and Run's end is deferred. A goroutine that ends while it holds a lock,
 // which is a mistake, leaves what it holds to the next of its g: a report of
-// that one's then shows the stack of the one that ended. What begins by Go
-// inherits nothing.
+// that one's then shows the stack of the one that ended. Inside Run, and so in
+// what begins by Go, nothing is inherited.
 var goroutines registry
 
 type registry [64]struct {
@@ -53,16 +53,12 @@ func (r *registry) get() *goroutine {
 
 // put forgets g if there is nothing to remember.
 func (r *registry) put(g *goroutine) {
-	if !g.scoped && len(g.held) == 0 {
-		r.forget(g.key)
+	if g.scoped || len(g.held) > 0 {
+		return
 	}
-}
-
-// forget removes what there is about key.
-func (r *registry) forget(key uint64) {
-	s := &r[shardOf(key)]
+	s := &r[shardOf(g.key)]
 	s.mu.Lock()
-	delete(s.m, key)
+	delete(s.m, g.key)
 	s.mu.Unlock()
 }
 

@@ -91,10 +91,7 @@ func (v *Validator) Go(f func()) {
 		go f()
 		return
 	}
-	go func() {
-		goroutines.forget(self()) // what an earlier goroutine left behind
-		v.Run(f)
-	}()
+	go v.Run(f)
 }
 
 // Go runs f in a new goroutine that belongs to the caller's validator. It is
