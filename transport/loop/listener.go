@@ -262,10 +262,15 @@ func (l *Listener) admit(ctx context.Context, c *conn, depth, inline int) error 
 		return &transport.RefusedError{Remote: l.cfg.Addr, Listening: true, Busy: true, Reason: err.Error()}
 	}
 	c.life.Admit(grant) // nobody else knows it yet
-	l.mu.Lock()
-	l.conns[c] = struct{}{}
-	l.mu.Unlock()
 	return nil
+}
+
+// enter puts a connection that is complete in the list: from then on others may
+// take leave of it.
+func (l *Listener) enter(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = struct{}{}
 }
 
 // waitForDeletions lets the deletions that were queued before run, or a bound

@@ -318,3 +318,26 @@ func TestShardOfADial(t *testing.T) {
 		}
 	})
 }
+
+// Leave is taken of all hosts while another one connects.
+func TestDisconnectAllWhileConnecting(t *testing.T) {
+	bubble(t, admission.Limits{}, loop.Config{}, func(p *place) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 2000 {
+				p.l.DisconnectAll()
+			}
+		}()
+		for dialing := true; dialing; {
+			if q, err := p.dial(1); err == nil {
+				q.Disconnect()
+			}
+			select {
+			case <-done:
+				dialing = false
+			default:
+			}
+		}
+	})
+}

@@ -157,6 +157,7 @@ func (l *Listener) connect(ctx context.Context, p transport.HostQueueParam) (*co
 	}
 	c.allocate(p.Depth, inline)
 	c.host = newHostQueue(c, p.Shard, p)
+	l.enter(c)
 	if !c.shard.Post(&c.open) {
 		c.life.BeginRelease(shard.ErrClosed)
 		return nil, shard.ErrClosed
