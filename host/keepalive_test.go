@@ -112,3 +112,36 @@ func TestKeepAliveUnanswered(t *testing.T) {
 		w.disconnect(c)
 	})
 }
+
+// slowDialer takes its time for I/O queues.
+type slowDialer struct {
+	transport.Dialer
+	wait time.Duration
+}
+
+func (d slowDialer) Dial(ctx context.Context, p transport.HostQueueParam) (transport.HostQueue, error) {
+	if p.QID != 0 {
+		time.Sleep(d.wait)
+	}
+	return d.Dialer.Dial(ctx, p)
+}
+
+// The controller is kept alive while the I/O queues are still being connected.
+func TestKeepAliveWhileConnecting(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cfg := w.config()
+		cfg.Dialer, cfg.NrIOQueues = slowDialer{w.dialer, 4 * time.Second}, 4
+		alive := 0
+		w.dialer.watch = func(_ uint16, c nvme.Command) {
+			if isKeepAlive(c) {
+				w.dialer.set(func() { alive++ })
+			}
+		}
+		c := w.connect(cfg)
+		if alive < 4 {
+			t.Errorf("%d Keep Alives in 16s", alive)
+		}
+		w.must(w.namespace(c).Flush(context.Background()))
+		w.disconnect(c)
+	})
+}

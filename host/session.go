@@ -21,12 +21,15 @@ type session struct {
 	wg   lockdep.WaitGroup[sessionGoroutines]
 
 	adminQueue *Queue // of this session alone
-	conns      []conn // in the order in which they were made
-	keepAlive  keepAlive
-	aer        aer
-	info       Info
-	cc         nvme.CC
-	found      map[uint32]*format // by NSID: the last scan
+	// conns are in the order in which they were made. They change on the admin
+	// queue's shard, where the keep alive reads them, and the goroutine that
+	// changes them reads them anywhere.
+	conns     []conn
+	keepAlive keepAlive
+	aer       aer
+	info      Info
+	cc        nvme.CC
+	found     map[uint32]*format // by NSID: the last scan
 
 	shuttingDown atomic.Bool
 }
@@ -125,7 +128,10 @@ func (s *session) dial(ctx context.Context, p transport.HostQueueParam, queue fu
 		return nil, &step{fmt.Sprintf("connect transport of queue %d", p.QID), err}
 	}
 	q := queue(hq)
-	s.conns = append(s.conns, conn{q, hq})
+	enter := func() { s.conns = append(s.conns, conn{q, hq}) }
+	if s.adminQueue.shard.Run(enter) != nil {
+		enter() // closed: nothing runs there, and tearDown is to find it
+	}
 	if q.shard != hq.Shard() {
 		return nil, fmt.Errorf("queue %d lives on shard %q and was connected on %q", p.QID, q.shard.Name(), hq.Shard().Name())
 	}
@@ -229,7 +235,7 @@ func (s *session) enable(ctx context.Context) error {
 
 // readyTimeout is the time that units of 500 ms mean, rounded up as Linux does.
 func readyTimeout(units uint16) time.Duration {
-	return time.Duration(units+1) * 500 * time.Millisecond
+	return (time.Duration(units) + 1) * 500 * time.Millisecond
 }
 
 // pollCSTS is the time between two looks at CSTS.
