@@ -27,6 +27,17 @@ func (e *events) tell(fn func()) {
 	e.signal()
 }
 
+// told waits until all that tell has been given before has been told, or for
+// the end of ctx.
+func (e *events) told(ctx context.Context) {
+	told := make(chan struct{})
+	e.tell(func() { close(told) })
+	select {
+	case <-told:
+	case <-ctx.Done():
+	}
+}
+
 // end lets run return when all has been told.
 func (e *events) end() {
 	e.mu.Lock()
@@ -114,12 +125,15 @@ func (a *aer) answered() {
 	}
 }
 
-// watchEvents deals with the controller's events until the session ends.
+// watchEvents deals with the controller's events until the session ends. The
+// next is asked for when the user has been told of the one before: what waits to
+// be told is then bounded, however many a controller has.
 func (s *session) watchEvents() {
 	for {
 		select {
 		case e := <-s.aer.events:
 			s.event(e)
+			s.ctrl.events.told(s.ctx)
 			if err := s.sendAER(); err != nil {
 				s.fail(err)
 			}
