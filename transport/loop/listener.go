@@ -197,7 +197,10 @@ func (l *Listener) Shutdown(ctx context.Context) error {
 	case <-empty.Done():
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("loop: shutdown of %v: %d queues left: %w", l.cfg.Addr, l.Stats().Queues, context.Cause(ctx))
+		l.mu.Lock() // not Stats, which waits for the shards
+		left := len(l.conns)
+		l.mu.Unlock()
+		return fmt.Errorf("loop: shutdown of %v: %d queues left: %w", l.cfg.Addr, left, context.Cause(ctx))
 	}
 }
 

@@ -244,6 +244,7 @@ func TestShutdown(t *testing.T) {
 		if err := p.l.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "3 queues left") {
 			t.Errorf("shutdown with a busy workqueue: %v", err)
 		}
+		synctest.Wait()
 		if downs != 3 || p.core.downs != 3 {
 			t.Errorf("%d hosts and %d queues of the core were told", downs, p.core.downs)
 		}
