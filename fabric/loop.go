@@ -18,6 +18,10 @@ func (n *Node) Loop() Loop { return Loop{n} }
 // Queues, Delete and Budget if they are not set. The node shuts it down.
 func (l Loop) Listen(cfg loop.Config) (*loop.Listener, error) {
 	n := l.node
+	if err := n.begin(); err != nil {
+		return nil, fmt.Errorf("fabric: listen: %w", err)
+	}
+	defer n.making.Done()
 	if cfg.Shards == nil {
 		cfg.Shards = append(cfg.Shards, n.shard)
 	}
@@ -28,10 +32,7 @@ func (l Loop) Listen(cfg loop.Config) (*loop.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fabric: %w", err)
 	}
-	if err := n.add(loopListener{ln}); err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("fabric: listen: %w", err)
-	}
+	n.add(loopListener{ln})
 	return ln, nil
 }
 

@@ -43,6 +43,10 @@ type nodeMu struct{} // nothing is locked or waited for while it is held
 
 func (nodeMu) String() string { return "fabric node" }
 
+type nodeMaking struct{} // listeners and devices that are being made
+
+func (nodeMaking) String() string { return "fabric node making" }
+
 // A Node is a program's place on its fabrics. Its methods may be called from
 // any goroutine, but Close, and those that make something, not from a shard.
 type Node struct {
@@ -52,6 +56,7 @@ type Node struct {
 	queues transport.Queues
 	cm     *rdmacm.CM
 	loop   *loop.Network
+	making lockdep.WaitGroup[nodeMaking] // what Close has to find in its lists
 
 	mu        lockdep.Mutex[nodeMu]
 	listeners []listener // guarded by mu
@@ -88,15 +93,23 @@ func NewNode(cfg Config) (*Node, error) {
 // Shard returns the node's event loop.
 func (n *Node) Shard() *shard.Shard { return n.shard }
 
-// add enters a listener, unless the node has been closed.
-func (n *Node) add(l listener) error {
+// begin says that something is to be made, until n.making.Done: Close waits for
+// that. It fails when the node has been closed.
+func (n *Node) begin() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return ErrClosed
 	}
-	n.listeners = append(n.listeners, l)
+	n.making.Add(1)
 	return nil
+}
+
+// add enters a listener, between begin and Done.
+func (n *Node) add(l listener) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners = append(n.listeners, l)
 }
 
 // Counts is what the queues of the node's targets hold. When no host is
@@ -138,23 +151,26 @@ func (n *Node) Workqueue() workqueue.Stats { return n.delete.Stats() }
 // hosts, the queues are released, and then the workqueue, the connection
 // manager, the devices and the event loop end. Targets are closed before, so
 // that they take leave in their way, and hosts disconnected. If ctx is done
-// before all queues have been released, the rest ends without waiting for them,
-// and the error says what was left. Further calls return [ErrClosed].
+// before all queues are being released, the rest ends without waiting for them,
+// and the error says what was left; a release has bounds of its own. Further
+// calls return [ErrClosed].
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	was := n.closed
 	n.closed = true
-	listeners, devices := n.listeners, n.devices
 	n.mu.Unlock()
 	if was {
 		return fmt.Errorf("fabric: close: %w", ErrClosed)
 	}
+	n.making.Wait()
+	n.mu.Lock()
+	listeners, devices := n.listeners, n.devices
+	n.mu.Unlock()
 	var errs []error
 	for _, l := range listeners {
 		errs = append(errs, l.Shutdown(ctx))
 	}
-	n.delete.Drain()
-	n.delete.Destroy()
+	n.delete.Flush()
 	if left := n.queues.Counts().Total(); left > 0 {
 		errs = append(errs, fmt.Errorf("%d queues left", left))
 	}
@@ -163,6 +179,9 @@ func (n *Node) Close(ctx context.Context) error {
 		errs = append(errs, d.Device.Close())
 	}
 	errs = append(errs, n.shard.Close())
+	// Last: queues that were left have gone down by now, and then want to be
+	// released.
+	n.delete.Destroy()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("fabric: close: %w", err)
 	}

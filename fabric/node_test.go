@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -239,4 +240,52 @@ func TestClosedNode(t *testing.T) {
 	if _, err := node.OpenRoCE(roce.Config{Addr: netip.MustParseAddr("127.4.20.9")}); err == nil {
 		t.Error("a device on a closed node")
 	}
+}
+
+// A stuckCore is a target that does not come back from opening a queue.
+type stuckCore struct{ entered, leave chan struct{} }
+
+func (c stuckCore) Open(transport.Fabric, transport.QueueParam) (transport.Queue, error) {
+	close(c.entered)
+	<-c.leave
+	return nil, errors.New("never mind")
+}
+
+func (stuckCore) Removed() bool { return false }
+
+// A queue that goes down only after the node's time has run out is released
+// nevertheless.
+func TestCloseWithoutTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, err := fabric.NewNode(fabric.Config{Sim: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := netip.MustParseAddrPort("192.0.2.1:4420")
+		core := stuckCore{make(chan struct{}), make(chan struct{})}
+		if _, err := node.Loop().Listen(loop.Config{Core: core, Addr: addr}); err != nil {
+			t.Fatal(err)
+		}
+		dialed := make(chan error, 1)
+		go func() {
+			_, err := node.Loop().Dialer().Dial(context.Background(), transport.HostQueueParam{Remote: addr, QID: 1, Depth: 32, MaxData: 4096})
+			dialed <- err
+		}()
+		<-core.entered
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		closed := make(chan error, 1)
+		go func() { closed <- node.Close(ctx) }()
+		synctest.Wait() // Close has come to the shard
+		close(core.leave)
+		if err := <-closed; !errors.Is(err, context.Canceled) {
+			t.Errorf("close: %v", err)
+		}
+		if err := <-dialed; err == nil {
+			t.Error("dialed")
+		}
+		if c := node.Counts(); c.Queues.Total() != 0 || c.Admitted != 0 {
+			t.Errorf("left: %+v", c)
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -22,6 +21,10 @@ type RoCE struct {
 
 // OpenRoCE opens a device. cfg.Shard is the node's, if nil. The node closes it.
 func (n *Node) OpenRoCE(cfg roce.Config) (*RoCE, error) {
+	if err := n.begin(); err != nil {
+		return nil, fmt.Errorf("fabric: open RoCE: %w", err)
+	}
+	defer n.making.Done()
 	if cfg.Shard == nil {
 		cfg.Shard = n.shard
 	}
@@ -31,14 +34,8 @@ func (n *Node) OpenRoCE(cfg roce.Config) (*RoCE, error) {
 	}
 	r := &RoCE{dev, n}
 	n.mu.Lock()
-	closed := n.closed
-	if !closed {
-		n.devices = append(n.devices, r)
-	}
+	n.devices = append(n.devices, r)
 	n.mu.Unlock()
-	if closed {
-		return nil, errors.Join(fmt.Errorf("fabric: open RoCE: %w", ErrClosed), dev.Close())
-	}
 	return r, nil
 }
 
@@ -60,6 +57,10 @@ func (n *Node) OpenRoCETo(remote netip.Addr, cfg roce.Config) (*RoCE, error) {
 // as they are not set. The node shuts it down.
 func (r *RoCE) Listen(cfg rdma.Config) (*rdma.Listener, error) {
 	n := r.node
+	if err := n.begin(); err != nil {
+		return nil, fmt.Errorf("fabric: listen: %w", err)
+	}
+	defer n.making.Done()
 	addr, port := cfg.Addr.Addr(), cfg.Addr.Port()
 	if !addr.IsValid() {
 		addr = r.Device.Addr().Addr()
@@ -82,9 +83,7 @@ func (r *RoCE) Listen(cfg rdma.Config) (*rdma.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fabric: %w", err)
 	}
-	if err := n.add(rdmaListener{ln}); err != nil {
-		return nil, errors.Join(fmt.Errorf("fabric: listen: %w", err), ln.Close())
-	}
+	n.add(rdmaListener{ln})
 	return ln, nil
 }
 
