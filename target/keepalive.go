@@ -2,20 +2,23 @@ package target
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
-// KATO is kept in units of KAS, a second, rounded up.
+// KATO is kept in units of KAS, a second, rounded up, as far as it can be
+// reported: in 32 bits of milliseconds.
 const (
 	kas       = 10 // units of 100 ms
 	katoUnits = kas * 100 * time.Millisecond
+	katoMost  = math.MaxUint32 * time.Millisecond / katoUnits * katoUnits
 )
 
 // setKATO sets the keep alive timeout to so many milliseconds, zero for none,
 // and starts the timer anew. On the admin queue's shard.
 func (c *controller) setKATO(ms uint32) {
 	d := time.Duration(ms) * time.Millisecond
-	c.kato = (d + katoUnits - 1) / katoUnits * katoUnits
+	c.kato = min((d+katoUnits-1)/katoUnits*katoUnits, katoMost)
 	c.mu.Lock()
 	c.katoInfo = c.kato
 	c.mu.Unlock()

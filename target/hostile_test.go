@@ -1,0 +1,30 @@
+package target_test
+
+import (
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/target"
+)
+
+// The longest keep alive timeout is not rounded beyond what can be reported.
+func TestLongestKATO(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, target.Config{}, nil)
+		defer w.close()
+		const most = math.MaxUint32 / 1000 * 1000
+		h := w.enable(func(a *connectArgs) { a.KATO = math.MaxUint32 })
+		if got := h.admin.ok(getFeature(nvme.FeatureKeepAliveTimer, 0), nil).Result; got != most {
+			t.Errorf("connected with the longest: %d, want %d", got, most)
+		}
+		if got := h.admin.ok(setFeature(nvme.FeatureKeepAliveTimer, math.MaxUint32), nil).Result; got != most {
+			t.Errorf("set to the longest: %d, want %d", got, most)
+		}
+		if i := w.sub.Controllers()[0]; i.KATO != most*time.Millisecond {
+			t.Errorf("%+v", i)
+		}
+	})
+}
