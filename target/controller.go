@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -173,6 +174,12 @@ func (c *controller) leaveQueuesLocked(cause error, how manner, qid int) {
 			q.leave(cause, how)
 		}
 	}
+}
+
+// hasIOQueuesLocked reports whether there are I/O queues, if only such as still
+// have commands with a device.
+func (c *controller) hasIOQueuesLocked() bool {
+	return slices.ContainsFunc(c.queues[1:], func(q *queue) bool { return q != nil })
 }
 
 // queueDown tells that q is down: without its admin queue there is no

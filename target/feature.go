@@ -171,6 +171,9 @@ func (c *controller) setNumberOfQueues(f nvme.FeaturesCommand) (uint32, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.hasIOQueuesLocked() {
+		return 0, nvme.CommandSequenceError.WithDNR()
+	}
 	c.features.queues = nvme.MakeNumberOfQueues(uint16(min(n.Pairs(), c.subsystem.cfg.MaxQueues) - 1))
 	return uint32(c.features.queues), nil
 }

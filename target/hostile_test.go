@@ -28,3 +28,19 @@ func TestLongestKATO(t *testing.T) {
 		}
 	})
 }
+
+// Number of Queues cannot be set when there are queues
+// [Base, Set Features command].
+func TestQueuesAreCountedFirst(t *testing.T) {
+	w := newWorld(t, target.Config{}, nil)
+	defer w.close()
+	h := w.enable(nil)
+	h.admin.ok(setFeature(nvme.FeatureNumberOfQueues, 1|1<<16), nil)
+	q := h.io(1, nil)
+	h.admin.fails(setFeature(nvme.FeatureNumberOfQueues, 0), nil, nvme.CommandSequenceError.WithDNR())
+	if got := h.admin.ok(getFeature(nvme.FeatureNumberOfQueues, 0), nil).Result; got != 1|1<<16 {
+		t.Errorf("Number of Queues: %#x", got)
+	}
+	q.hangUp()
+	h.admin.ok(setFeature(nvme.FeatureNumberOfQueues, 0), nil)
+}

@@ -33,10 +33,7 @@ func (s *Subsystem) capabilities(l transport.Limits) nvme.CAP {
 func (c *controller) csts() nvme.CSTS {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	busy := false
-	for _, q := range c.queues[1:] {
-		busy = busy || q != nil
-	}
+	busy := c.hasIOQueuesLocked()
 	v := nvme.CSTS(0).WithCFS(c.cfs)
 	switch {
 	case c.shutdown && busy:
