@@ -44,3 +44,14 @@ func TestQueuesAreCountedFirst(t *testing.T) {
 	q.hangUp()
 	h.admin.ok(setFeature(nvme.FeatureNumberOfQueues, 0), nil)
 }
+
+// A controller without an Error Information log does not refer to it.
+func TestMoreOfDiscovery(t *testing.T) {
+	w := newWorld(t, target.Config{}, nil)
+	defer w.close()
+	h := w.enable(func(a *connectArgs) { a.SUBNQN = nvme.DiscoveryNQN })
+	got := h.admin.do(identify(nvme.CNSActiveNamespaces, 0), make([]byte, 4096))
+	if got.Status != nvme.InvalidField.WithDNR() {
+		t.Errorf("%v, More %v", got.Status, got.Status.More())
+	}
+}

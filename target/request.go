@@ -175,7 +175,7 @@ func (rq *request) fail(err error) {
 		case nvme.ConnectInvalidParameters, nvme.ConnectInvalidHost:
 			c.Result = uint64(fe.ConnectResult())
 		}
-	default:
+	case !q.ctrl.isDiscovery(): // which has no such log
 		q.ctrl.logError(rq, fe)
 		c.Status = c.Status.WithMore()
 	}
