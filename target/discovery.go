@@ -11,25 +11,12 @@ const adminQueueEntries = 32
 
 // discoveryPage is the Discovery log of the port that the host came through:
 // the discovery subsystem itself, and for each address of the port the
-// subsystems that the host may connect to.
+// subsystems that the host may connect to. Entries that the command does not
+// read are left zero: hosts ask for the page in parts, as often as they like.
 func (c *controller) discoveryPage(rq *request) []byte {
 	q, t, p := rq.q, c.subsystem.target, c.port
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	log := nvme.DiscoveryLog{GENCTR: t.genctr.Load()}
-	add := func(s *Subsystem, kind nvme.SubsystemType, a Address) {
-		e := nvme.DiscoveryEntry{
-			TRTYPE: a.TRTYPE, ADRFAM: a.ADRFAM, SUBTYPE: kind,
-			TREQ:    nvme.TREQDisableSQFlowOK,
-			PORTID:  p.cfg.ID,
-			CNTLID:  nvme.CNTLIDDynamic,
-			ASQSZ:   adminQueueEntries,
-			TRSVCID: a.TRSVCID, SUBNQN: s.cfg.NQN, TRADDR: a.TRADDR, TSAS: a.TSAS,
-		}
-		if !slices.Contains(log.Entries, e) { // two that stand for the one reached
-			log.Entries = append(log.Entries, e)
-		}
-	}
 	names := make([]string, 0, len(p.subsystems))
 	for nqn, s := range p.subsystems {
 		if s.allowsLocked(c.hostNQN) {
@@ -37,18 +24,50 @@ func (c *controller) discoveryPage(rq *request) []byte {
 		}
 	}
 	slices.Sort(names)
-	add(c.subsystem, nvme.SubsystemCurrentDiscovery, p.reachedLocked(q))
-	for _, a := range p.cfg.Addresses {
-		for _, nqn := range names {
-			add(p.subsystems[nqn], nvme.SubsystemNVM, a.reached(q.param.Limits, q.param.Local))
+	here := p.reachedLocked(q)
+	addresses := p.addressesLocked(q, here)
+
+	n := 1 + len(addresses)*len(names)
+	page := make([]byte, nvme.DiscoveryHeaderSize+n*nvme.DiscoveryEntrySize)
+	nvme.DiscoveryHeader{GENCTR: t.genctr.Load(), NUMREC: uint64(n)}.AppendTo(page[:0])
+	f := rq.r.Command.GetLogPage()
+	put := func(i int, nqn string, kind nvme.SubsystemType, a Address) {
+		at := uint64(nvme.DiscoveryHeaderSize + i*nvme.DiscoveryEntrySize)
+		if at+nvme.DiscoveryEntrySize <= f.LPO || at >= f.LPO && at-f.LPO >= f.Length() {
+			return
+		}
+		e := nvme.DiscoveryEntry{
+			TRTYPE: a.TRTYPE, ADRFAM: a.ADRFAM, SUBTYPE: kind,
+			TREQ:    nvme.TREQDisableSQFlowOK,
+			PORTID:  p.cfg.ID,
+			CNTLID:  nvme.CNTLIDDynamic,
+			ASQSZ:   adminQueueEntries,
+			TRSVCID: a.TRSVCID, SUBNQN: nqn, TRADDR: a.TRADDR, TSAS: a.TSAS,
+		}
+		e.AppendTo(page[:at]) // in place: there is room
+	}
+	put(0, c.subsystem.cfg.NQN, nvme.SubsystemCurrentDiscovery, here)
+	for i, a := range addresses {
+		for j, nqn := range names {
+			put(1+i*len(names)+j, nqn, nvme.SubsystemNVM, a)
 		}
 	}
+	return page
+}
+
+// addressesLocked returns the port's addresses as they are told the host of q,
+// which has reached here: each once, also if two stand for that one.
+func (p *Port) addressesLocked(q *queue, here Address) []Address {
 	if len(p.cfg.Addresses) == 0 {
-		for _, nqn := range names {
-			add(p.subsystems[nqn], nvme.SubsystemNVM, p.reachedLocked(q))
+		return []Address{here}
+	}
+	var all []Address
+	for _, a := range p.cfg.Addresses {
+		if a = a.reached(q.param.Limits, q.param.Local); !slices.Contains(all, a) {
+			all = append(all, a)
 		}
 	}
-	return log.AppendTo(nil)
+	return all
 }
 
 // reachedLocked returns the address by which q came: that one of the port's

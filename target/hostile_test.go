@@ -1,6 +1,8 @@
 package target_test
 
 import (
+	"bytes"
+	"fmt"
 	"math"
 	"testing"
 	"testing/synctest"
@@ -53,5 +55,57 @@ func TestMoreOfDiscovery(t *testing.T) {
 	got := h.admin.do(identify(nvme.CNSActiveNamespaces, 0), make([]byte, 4096))
 	if got.Status != nvme.InvalidField.WithDNR() {
 		t.Errorf("%v, More %v", got.Status, got.Status.More())
+	}
+}
+
+// The Discovery log reads the same in parts of any size and place.
+func TestDiscoveryInParts(t *testing.T) {
+	w := newWorld(t, target.Config{}, nil)
+	defer w.close()
+	for i := range 5 {
+		if err := w.port.Link(w.subsystem(target.SubsystemConfig{NQN: fmt.Sprintf("nqn.2025-01.example:many-%d", i), AllowAnyHost: true})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := w.enable(func(a *connectArgs) { a.SUBNQN = nvme.DiscoveryNQN })
+	read := func(off, n int) []byte {
+		return h.admin.page(getLog(nvme.LogDiscovery, n, func(g *nvme.GetLogPageCommand) { g.LPO = uint64(off) }), n)
+	}
+	const size = 1024 * 8 // header, discovery, 6 subsystems
+	whole := read(0, size)
+	if log := parse[nvme.DiscoveryLog](t, whole); len(log.Entries) != 7 || log.Entries[6].SUBNQN == "" {
+		t.Fatalf("%+v", log.Entries)
+	}
+	for _, step := range []int{4, 1020, 1024, 1028, 4096} {
+		var parts []byte
+		for off := 0; off < size; off += step {
+			parts = append(parts, read(off, min(step, size-off))...)
+		}
+		if !bytes.Equal(parts, whole) {
+			t.Errorf("in parts of %d bytes it reads otherwise", step)
+		}
+	}
+	if got := read(size-4, 1024); !bytes.Equal(got[:4], whole[size-4:]) || !bytes.Equal(got[4:], make([]byte, 1020)) {
+		t.Error("across the end")
+	}
+}
+
+// What a host can ask for again and again must be cheap: it is the shard's
+// time, and everybody's.
+func BenchmarkDiscoveryLog(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := newWorld(b, target.Config{}, nil)
+			defer w.close()
+			for i := range n {
+				if err := w.port.Link(w.subsystem(target.SubsystemConfig{NQN: fmt.Sprintf("nqn.2025-01.example:many-%d", i), AllowAnyHost: true})); err != nil {
+					b.Fatal(err)
+				}
+			}
+			h := w.enable(func(a *connectArgs) { a.SUBNQN = nvme.DiscoveryNQN })
+			for b.Loop() {
+				h.admin.ok(getLog(nvme.LogDiscovery, 4, nil), make([]byte, 4))
+			}
+		})
 	}
 }
