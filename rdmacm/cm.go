@@ -1,12 +1,7 @@
 package rdmacm
 
 import (
-	"cmp"
-	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +54,11 @@ type CM struct {
 
 	mu     lockdep.Mutex[cmLock] // guards below; nothing is locked under it
 	ids    map[*ID]struct{}      // that are not destroyed
+	asked  patience
 	closed bool
+
+	removing map[Provider]int    // devices, by how many calls of RemoveDevice
+	watched  map[Provider]func() // that end it; nil while it begins
 }
 
 // cmLock is the class of a CM's list of IDs. It is innermost.
@@ -75,7 +74,11 @@ func New(cfg Config) *CM {
 	if cfg.Backlog == 0 {
 		cfg.Backlog = DefaultBacklog
 	}
-	cm := &CM{cfg: cfg, wq: cfg.Workqueue, ids: make(map[*ID]struct{})}
+	cm := &CM{
+		cfg: cfg, wq: cfg.Workqueue, ids: make(map[*ID]struct{}),
+		removing: make(map[Provider]int), watched: make(map[Provider]func()),
+	}
+	cm.asked.timeout = cfg.RequestTimeout
 	if cm.wq == nil {
 		cm.wq, cm.ownWQ = workqueue.New(workqueue.Config{Name: "rdma_cm"}), true
 	}
@@ -94,6 +97,7 @@ func (cm *CM) Close() error {
 	if was {
 		return ErrClosed
 	}
+	cm.stopWatching()
 	var errs []error
 	for _, listeners := range []bool{true, false} {
 		for _, id := range left {
@@ -102,37 +106,11 @@ func (cm *CM) Close() error {
 			}
 		}
 	}
+	cm.asked.stop()
 	if cm.ownWQ {
 		cm.wq.Destroy()
 	}
 	return errors.Join(errs...)
-}
-
-// RemoveDevice tells every ID of p that its device goes away and waits until
-// they have been destroyed, or ctx is done: then it returns an error with how
-// many are left. It must not be called from a handler or on a device's loop.
-func (cm *CM) RemoveDevice(ctx context.Context, p Provider) error {
-	cm.mu.Lock()
-	left := cm.snapshotLocked()
-	cm.mu.Unlock()
-	left = slices.DeleteFunc(left, func(id *ID) bool { return !id.boundTo(p) })
-	for _, id := range left {
-		id.notify(Event{Type: DeviceRemoval})
-	}
-	for i, id := range left {
-		select {
-		case <-id.destroyed.Done():
-		case <-ctx.Done():
-			return fmt.Errorf("rdmacm: remove device: up to %d IDs left, the first is %v: %w",
-				len(left)-i, id, context.Cause(ctx))
-		}
-	}
-	return nil
-}
-
-// snapshotLocked returns the IDs, oldest first.
-func (cm *CM) snapshotLocked() []*ID {
-	return slices.SortedFunc(maps.Keys(cm.ids), func(a, b *ID) int { return cmp.Compare(a.num, b.num) })
 }
 
 func (cm *CM) add(id *ID) bool {

@@ -1,7 +1,6 @@
 package rdmacm_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -447,40 +446,5 @@ func TestListenErrorLeavesTheIDUsable(t *testing.T) {
 		if id.LocalAddr() != local {
 			t.Errorf("listens at %v", id.LocalAddr())
 		}
-	})
-}
-
-func TestRemoveDevice(t *testing.T) {
-	run(t, rdmacm.Config{}, func(b *bench) {
-		other := b.id() // of no device: it stays
-		b.listen()
-		gone := errors.New("device gone")
-		b.react(rdmacm.DeviceRemoval, func(id *rdmacm.ID, _ *rdmacm.Event) error {
-			if id.Num() == 4 { // this one takes its time
-				return nil
-			}
-			return gone
-		})
-		accepted, _ := b.request()
-		b.ok(accepted.Accept(stubQP{}, rdmacm.ConnParam{}))
-		slow, c := b.request()
-		b.want(`2 connect request 3 "please"`, `2 connect request 4 "please"`)
-
-		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
-		defer cancel()
-		if err := b.cm.RemoveDevice(ctx, b.p); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("RemoveDevice: %v", err)
-		}
-		b.mu.Lock()
-		slices.Sort(b.log)
-		b.mu.Unlock()
-		b.want("2 device removal", "3 device removal", "4 device removal")
-		b.state(slow, rdmacm.StateRemoved)
-		c.Emit(rdmacm.Event{Type: rdmacm.Rejected})
-		b.want()
-		b.ok(slow.Disconnect())
-		b.ok(slow.Destroy())
-		b.ok(b.cm.RemoveDevice(b.Context(), b.p))
-		b.state(other, rdmacm.StateIdle)
 	})
 }

@@ -3,8 +3,6 @@ package rdmacm
 import (
 	"errors"
 	"fmt"
-
-	"github.com/fabrid/fabrid/lockdep"
 )
 
 // Destroy ends the ID. It waits for a handler that is running, and none runs
@@ -18,7 +16,7 @@ import (
 // the ID's own handler it returns [ErrOwnHandler] and does nothing. Calls after
 // the first wait for the end of it.
 func (id *ID) Destroy() error {
-	if id.runner.Load() == lockdep.GoroutineID() {
+	if w := id.runner.Load(); w != nil && w.Here() {
 		return fmt.Errorf("rdmacm: %v: destroy: %w", id, ErrOwnHandler)
 	}
 	err := id.destroy()
@@ -59,9 +57,7 @@ func (id *ID) dismantle() error {
 	id.mu.Lock()
 	unlisten, conn, pending := id.unlisten, id.conn, id.pending
 	id.unlisten, id.pending = nil, nil
-	if id.patience != nil {
-		id.patience.Stop()
-	}
+	id.cm.answered(id)
 	id.mu.Unlock()
 
 	var errs []error

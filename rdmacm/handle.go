@@ -1,11 +1,6 @@
 package rdmacm
 
-import (
-	"fmt"
-	"time"
-
-	"github.com/fabrid/fabrid/lockdep"
-)
+import "fmt"
 
 // notify takes an event from the provider, on any goroutine.
 func (id *ID) notify(ev Event) {
@@ -20,6 +15,9 @@ func (id *ID) notify(ev Event) {
 // pendLocked adds an event for the handler. The work is queued under the lock:
 // once the ID is destroying, none is queued any more, and the workqueue may go.
 func (id *ID) pendLocked(ev Event) {
+	if id.pending == nil {
+		id.pending = id.room[:0]
+	}
 	id.pending = append(id.pending, ev)
 	if !id.held {
 		id.cm.wq.Queue(&id.work)
@@ -32,14 +30,11 @@ func (id *ID) request(conn Conn, param ConnParam) {
 	c.Context = id.Context
 	c.state, c.provider, c.conn, c.held = StateRequested, id.provider, conn, true
 	conn.Notify(c.notify)
-	// Before c is in the CM's list, where others find it.
-	c.patience = time.AfterFunc(id.cm.cfg.RequestTimeout, c.expire)
-
 	taken, full := false, false
 	id.mu.Lock()
 	if id.state == StateListening {
 		full = id.requests >= id.cm.cfg.Backlog
-		taken = !full && id.cm.add(c)
+		taken = !full && id.cm.addRequest(c)
 	}
 	if taken {
 		id.requests++
@@ -49,7 +44,6 @@ func (id *ID) request(conn Conn, param ConnParam) {
 	if taken {
 		return
 	}
-	c.patience.Stop()
 	if full {
 		conn.Reject(RejNoResources, nil)
 	}
@@ -75,16 +69,16 @@ func (id *ID) expire() {
 func (id *ID) run() {
 	for {
 		id.handler.Lock()
-		ev, ok := id.take()
-		if !ok {
+		ev := &id.current
+		if !id.take(ev) {
 			id.handler.Unlock()
 			return
 		}
 		if ev.Type == ConnectRequest {
-			id.handleRequest(&ev)
+			id.handleRequest(ev)
 			continue
 		}
-		if id.handle(id, &ev) == nil {
+		if id.handle(id, ev) == nil {
 			id.handler.Unlock()
 			continue
 		}
@@ -97,14 +91,14 @@ func (id *ID) run() {
 	}
 }
 
-// take returns the next event that the state allows, having made its move.
-// Those that come too late are dropped, but not connect requests, which have an
-// ID that is to go. The handler mutex is held.
-func (id *ID) take() (Event, bool) {
+// take sets ev to the next event that the state allows, having made its move,
+// or returns false. Events that come too late are dropped, but not connect
+// requests, which have an ID that is to go. The handler mutex is held.
+func (id *ID) take(ev *Event) bool {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	for !id.held && len(id.pending) > 0 {
-		ev := id.pending[0]
+		*ev = id.pending[0]
 		id.pending[0] = Event{}
 		if id.pending = id.pending[1:]; len(id.pending) == 0 {
 			id.pending = nil
@@ -112,11 +106,14 @@ func (id *ID) take() (Event, bool) {
 		if ev.Type == ConnectRequest {
 			id.requests--
 		}
-		if id.moveLocked(on(ev.Type)) == nil || ev.Type == ConnectRequest {
-			return ev, true
+		if _, ok := id.state.after(on(ev.Type)); !ok && ev.Type != ConnectRequest {
+			continue
 		}
+		_ = id.moveLocked(on(ev.Type))
+		return true
 	}
-	return Event{}, false
+	*ev = Event{} // what was told is its handler's
+	return false
 }
 
 // handle runs the handler, with the handler mutex of id held, and of about,
@@ -125,11 +122,10 @@ func (id *ID) handle(about *ID, ev *Event) error {
 	if id.cm.cfg.Events != nil {
 		id.cm.cfg.Events(id, ev)
 	}
-	g := lockdep.GoroutineID()
-	id.runner.Store(g)
-	about.runner.Store(g)
-	defer about.runner.Store(0)
-	defer id.runner.Store(0)
+	id.runner.Store(&id.work)
+	about.runner.Store(&id.work)
+	defer about.runner.Store(nil)
+	defer id.runner.Store(nil)
 	return id.fn(id, ev)
 }
 

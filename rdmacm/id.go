@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/verbs"
@@ -54,8 +53,11 @@ type ID struct {
 
 	// handler is held while a handler runs, and by Destroy to wait for it.
 	handler lockdep.Mutex[handlerMutex]
-	// runner is the goroutine that runs a handler of this ID, 0 if none does.
-	runner atomic.Uint64
+	// runner is the work that runs a handler of this ID, nil if none does: its
+	// own, or its listener's.
+	runner atomic.Pointer[workqueue.Work]
+	// current is the event that is being handled. It belongs to work.
+	current Event
 
 	work      workqueue.Work // run
 	destroyed lockdep.Completion[idDestroyed]
@@ -67,10 +69,12 @@ type ID struct {
 	conn     Conn
 	addr     netip.AddrPort // of a listener
 	unlisten func() error
-	pending  []Event     // that have arrived and wait for the handler
-	requests int         // connect requests in pending
-	held     bool        // pending waits for the handler of the connect request
-	patience *time.Timer // of a connect request
+	pending  []Event  // that have arrived and wait for the handler
+	room     [1]Event // where pending begins
+	requests int      // connect requests in pending
+	held     bool     // pending waits for the handler of the connect request
+
+	unanswered // guarded by the CM's lock
 }
 
 // NewID makes an ID, for Listen or for Resolve. fn is told of its events, and
@@ -154,6 +158,13 @@ func (id *ID) boundTo(p Provider) bool {
 	return id.provider == p
 }
 
+// listensAt reports whether the ID listens at addr itself.
+func (id *ID) listensAt(addr netip.Addr) bool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.listener && id.addr.Addr().Unmap() == addr.Unmap()
+}
+
 func (id *ID) isListener() bool {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -176,6 +187,10 @@ func (id *ID) moveLocked(m move) error {
 func (id *ID) Listen(p Provider, addr netip.AddrPort) error {
 	id.mu.Lock()
 	err := id.moveLocked(callListen)
+	if err == nil && id.cm.isRemoving(p) {
+		_ = id.moveLocked(listenFailed)
+		err = fmt.Errorf("rdmacm: %v: listen at %v: %w", id, addr, ErrDeviceRemoved)
+	}
 	if err == nil {
 		id.listener, id.provider, id.addr = true, p, addr
 	}
@@ -183,6 +198,7 @@ func (id *ID) Listen(p Provider, addr netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
+	id.cm.watch(p)
 	unlisten, err := p.Listen(addr, id.request)
 	id.mu.Lock()
 	if err != nil {
@@ -221,15 +237,18 @@ func (id *ID) Resolve(p Provider, local netip.Addr, remote netip.AddrPort) error
 	}
 	conn.Notify(id.notify)
 	id.mu.Lock()
-	err = id.moveLocked(callResolve) // again: there may have been another call
-	if err == nil {
+	if id.cm.isRemoving(p) {
+		err = fmt.Errorf("rdmacm: %v: resolve %v: %w", id, remote, ErrDeviceRemoved)
+	} else if err = id.moveLocked(callResolve); err == nil { // again: there may have been another call
 		id.provider, id.conn = p, conn
 	}
 	id.mu.Unlock()
 	if err != nil {
 		conn.Close(func() {})
+		return err
 	}
-	return err
+	id.cm.watch(p)
+	return nil
 }
 
 // Connect asks the peer for the connection, with a queue pair in Init. The
@@ -281,9 +300,7 @@ func (id *ID) begin(m move, qp verbs.QP) (Conn, error) {
 	if err := id.moveLocked(m); err != nil {
 		return nil, err
 	}
-	if id.patience != nil {
-		id.patience.Stop()
-	}
+	id.cm.answered(id)
 	return id.conn, nil
 }
 
@@ -297,8 +314,8 @@ func (id *ID) Disconnect() error {
 	err := id.moveLocked(callDisconnect)
 	changed := id.state != before
 	conn := id.conn
-	if changed && id.patience != nil {
-		id.patience.Stop()
+	if changed {
+		id.cm.answered(id)
 	}
 	id.mu.Unlock()
 	if changed {

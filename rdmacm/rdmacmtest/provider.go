@@ -4,6 +4,7 @@ package rdmacmtest
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -27,11 +28,13 @@ type Provider struct {
 	mu        lockdep.Mutex[providerLock]
 	listeners map[netip.AddrPort]func(rdmacm.Conn, rdmacm.ConnParam)
 	conns     []*Conn
+	watchers  map[*func(rdmacm.DeviceEvent)]struct{}
+	removed   error
 }
 
 type providerLock struct{}
 
-var _ rdmacm.Provider = (*Provider)(nil)
+var _ rdmacm.Watcher = (*Provider)(nil)
 
 // Listen implements [rdmacm.Provider].
 func (p *Provider) Listen(addr netip.AddrPort, request func(rdmacm.Conn, rdmacm.ConnParam)) (func() error, error) {
@@ -66,6 +69,56 @@ func (p *Provider) Open(local netip.Addr, remote netip.AddrPort) (rdmacm.Conn, e
 		local = p.Local
 	}
 	return p.newConn(netip.AddrPortFrom(local, 49152), remote), nil
+}
+
+// Watch implements [rdmacm.Watcher].
+func (p *Provider) Watch(sink func(rdmacm.DeviceEvent)) (stop func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removed != nil {
+		p.mu.Unlock()
+		sink(rdmacm.DeviceEvent{Type: rdmacm.DeviceRemoval, Err: p.removed})
+		p.mu.Lock()
+		return func() {}
+	}
+	if p.watchers == nil {
+		p.watchers = make(map[*func(rdmacm.DeviceEvent)]struct{})
+	}
+	p.watchers[&sink] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.watchers, &sink)
+	}
+}
+
+// Watchers returns how many watch.
+func (p *Provider) Watchers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.watchers)
+}
+
+// Remove takes the device away.
+func (p *Provider) Remove(cause error) {
+	p.mu.Lock()
+	p.removed = cause
+	p.mu.Unlock()
+	p.tell(rdmacm.DeviceEvent{Type: rdmacm.DeviceRemoval, Err: cause})
+}
+
+// LoseAddr takes an address away.
+func (p *Provider) LoseAddr(addr netip.Addr, cause error) {
+	p.tell(rdmacm.DeviceEvent{Type: rdmacm.AddrChange, Addr: addr, Err: cause})
+}
+
+func (p *Provider) tell(ev rdmacm.DeviceEvent) {
+	p.mu.Lock()
+	watchers := slices.Collect(maps.Keys(p.watchers))
+	p.mu.Unlock()
+	for _, sink := range watchers {
+		(*sink)(ev)
+	}
 }
 
 // Device implements [rdmacm.Provider].
