@@ -373,3 +373,26 @@ func TestLogs(t *testing.T) {
 		t.Error("the page in parts says something else")
 	}
 }
+
+// Asynchronous Event Requests that a host leaves behind, as every host does, are
+// no errors.
+func TestAERsAreNoErrors(t *testing.T) {
+	for name, leave := range map[string]func(h *host, aer *slot){
+		"shutdown": func(h *host, _ *slot) { h.admin.ok(propSet(nvme.PropertyCC, ccEnabled|1<<14), nil) },
+		"hang up":  func(h *host, _ *slot) { h.admin.hangUp() },
+		"abort": func(h *host, aer *slot) {
+			h.admin.ok(cmd(func(c nvme.Command) { c.PutAbort(0, aer.Command.CID()) }), nil)
+		},
+	} {
+		w := newWorld(t, target.Config{}, nil)
+		h := w.enable(nil)
+		before := w.sub.Stats()
+		aer := h.aer()
+		leave(h, aer)
+		<-aer.done
+		if n := w.sub.Stats(); n.Errors != before.Errors || n.Others == before.Others {
+			t.Errorf("%s: %+v, before %+v", name, n, before)
+		}
+		w.close()
+	}
+}

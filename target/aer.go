@@ -125,8 +125,15 @@ func (c *controller) takeAER(i int) *request {
 // queue's shard.
 func (c *controller) failAERs(s nvme.Status) {
 	for len(c.aers) > 0 {
-		c.takeAER(0).complete(s)
+		c.recallAER(0, s)
 	}
+}
+
+// recallAER completes one that waits without an event.
+func (c *controller) recallAER(i int, s nvme.Status) {
+	rq := c.takeAER(i)
+	rq.recalled = true
+	rq.complete(s)
 }
 
 // asyncEventRequest is Asynchronous Event Request.
@@ -153,7 +160,7 @@ func (rq *request) abort() error {
 	for i, aer := range c.aers {
 		if aer.r.Command.CID() == cid {
 			rq.result = 0
-			c.takeAER(i).complete(nvme.AbortRequested)
+			c.recallAER(i, nvme.AbortRequested)
 			break
 		}
 	}

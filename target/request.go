@@ -28,6 +28,7 @@ type request struct {
 	offset, length uint64 // of an I/O command, on the device, in bytes
 	result         uint64 // of the completion
 	next           int    // Dataset Management: the next range
+	recalled       bool   // an Asynchronous Event Request that no event has ended
 
 	op bdev.Op
 }
@@ -60,7 +61,7 @@ const (
 func (rq *request) begin(r *transport.Request) {
 	q := rq.q
 	q.held++
-	rq.r, rq.cmd, rq.ns, rq.result, rq.next = r, nil, nil, 0, 0
+	rq.r, rq.cmd, rq.ns, rq.result, rq.next, rq.recalled = r, nil, nil, 0, 0, false
 	if err := rq.check(); err != nil {
 		if err == errLeaving && !q.down {
 			q.parked = append(q.parked, rq)
@@ -185,7 +186,9 @@ func (rq *request) fail(err error) {
 func (q *queue) count(rq *request) {
 	n := &q.counters
 	if !rq.r.Completion.Status.OK() {
-		n.errors.Add(1)
+		if !rq.recalled { // every host leaves some behind, and nothing is wrong
+			n.errors.Add(1)
+		}
 		n.others.Add(1)
 		return
 	}

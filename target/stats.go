@@ -9,7 +9,9 @@ type Stats struct {
 	Writes       uint64 `json:"writes"`
 	WrittenBytes uint64 `json:"written_bytes"`
 	Others       uint64 `json:"others"` // all other commands, and those that failed
-	Errors       uint64 `json:"errors"` // commands that failed
+	// Errors is commands that failed. Asynchronous Event Requests that still wait
+	// when they are aborted, or their controller ends, are not among them.
+	Errors uint64 `json:"errors"`
 }
 
 func (s *Stats) add(o Stats) {
