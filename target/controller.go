@@ -124,6 +124,9 @@ func (c *controller) notReady() error {
 // detach takes q from the list of queues: it is down and holds no request any
 // more, or it is gone. More than once is once.
 func (c *controller) detach(q *queue) {
+	t := c.subsystem.target
+	t.mu.Lock() // for Stats, which must find the counters in one of two places
+	defer t.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.queues[q.qid] == q {

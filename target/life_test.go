@@ -511,3 +511,32 @@ func TestEvents(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+// What has been done does not become less while queues come and go.
+func TestStatsOnlyGrow(t *testing.T) {
+	w := newWorld(t, target.Config{}, nil)
+	defer w.close()
+	h := w.enable(nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 200 {
+			q := h.io(1, nil)
+			q.do(cmd(func(c nvme.Command) { c.PutFlush(1) }), nil)
+			q.hangUp()
+			<-q.gone
+		}
+	}()
+	for last, reading := uint64(0), true; reading; {
+		n := w.sub.Stats().Others
+		if n < last {
+			t.Errorf("%d commands, before %d", n, last)
+		}
+		last = n
+		select {
+		case <-ended:
+			reading = false
+		default:
+		}
+	}
+}
