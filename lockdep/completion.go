@@ -7,9 +7,10 @@ import "sync"
 // must not be copied after first use. It works in a synctest bubble: waiting
 // blocks on a channel.
 //
-// The validator must be told who completes it, because the waiters wait for
-// all that the completer does before: the completer's goroutine calls Acquire
-// when it takes on the duty, and Release when it is done with it.
+// The waiters wait for all that the completer does before. What it holds when
+// it calls Complete the validator sees; what it takes and gives back on its way
+// there must be declared: the completer's goroutine calls Acquire when it takes
+// on the duty, and Release when it is done with it.
 type Completion[Class any] struct {
 	dep Map[Class] // first: a field of size zero at the end would be padded
 	mu  sync.Mutex // guards below; nothing is locked or waited for under it
@@ -22,8 +23,8 @@ type Completion[Class any] struct {
 // may be called by any goroutine and does not block.
 func (c *Completion[Class]) Complete() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.completed {
+		c.mu.Unlock()
 		return
 	}
 	c.completed = true
@@ -31,6 +32,8 @@ func (c *Completion[Class]) Complete() {
 		c.done = make(chan struct{})
 	}
 	close(c.done)
+	c.mu.Unlock()
+	c.dep.End()
 }
 
 // Completed tells whether Complete has been called.

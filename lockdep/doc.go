@@ -36,7 +36,13 @@
 // for: [Completion] for an event, [WaitGroup] for goroutines, and [Map], the
 // primitive of both, for anything else. A workqueue, for example, holds a Map
 // around what it runs and touches it in its flush; then "flush the queue while
-// holding A" and "a work item takes A" close a cycle.
+// holding A" and "a work item takes A" close a cycle. An event loop, which is
+// one goroutine, holds its Map alone and for good: who waits for the loop may
+// hold nothing that is taken there, and who is there waits for no other such.
+//
+// Who completes an event, or is done in a group, is seen with the locks that it
+// holds then. What it takes and gives back on its way there must be declared,
+// by Acquire and Release around all that the waiters wait for.
 //
 // # Rules
 //
@@ -44,6 +50,8 @@
 //     there are [Mutex.HandOver] and [Mutex.TakeOver].
 //   - [RWMutex] is not recursive, and readers are ordered as writers are.
 //   - TryLock, which does not wait, sets no order before the lock.
+//   - A Map keeps nobody from acquiring it, so Acquire sets no order between a
+//     lock held before it and the Map, only between Maps; Touch, the wait, does.
 //   - Two Maps, two locks, or one of each with the same type are of one class.
 //
 // # Reports and tests

@@ -34,7 +34,7 @@ func (m *Map[Class]) Init(name string) {
 // what others may wait for. It reports as [Mutex.Lock] does, and never blocks.
 func (m *Map[Class]) Acquire() {
 	if Enabled {
-		acquire(key{typ: reflect.TypeFor[Class](), name: m.dep.getName()}, m, blocking)
+		acquire(key{typ: reflect.TypeFor[Class](), name: m.dep.getName()}, m, sharing)
 	}
 }
 
@@ -51,5 +51,24 @@ func (m *Map[Class]) Release() {
 func (m *Map[Class]) Touch() {
 	if Enabled {
 		acquire(key{typ: reflect.TypeFor[Class](), name: m.dep.getName()}, m, touching)
+	}
+}
+
+// AcquireAlone is Acquire for a Map that one goroutine at a time can hold,
+// because what it stands for is one goroutine, such as an event loop. Who waits
+// there keeps all that is to be done there from being done; see [Map.End].
+func (m *Map[Class]) AcquireAlone() {
+	if Enabled {
+		acquire(key{typ: reflect.TypeFor[Class](), name: m.dep.getName()}, m, blocking)
+	}
+}
+
+// End says that the calling goroutine is about to let go those who wait for m,
+// or some of them. They have waited for it to come here, and so may hold none of
+// the locks that it holds now, nor be what it holds alone. Acquire, if the
+// goroutine knows its duty from before, says more.
+func (m *Map[Class]) End() {
+	if Enabled {
+		end(key{typ: reflect.TypeFor[Class](), name: m.dep.getName()}, m)
 	}
 }

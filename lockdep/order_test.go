@@ -41,6 +41,12 @@ func TestOrder(t *testing.T) {
 	reader := readLocker{bdev.RLock, bdev.RUnlock}
 	loopHeld := readLocker{loop.Acquire, loop.Release}
 	loopWait := readLocker{loop.Touch, func() {}}
+	loopEnd := readLocker{loop.End, func() {}}
+	var event lockdep.Map[eventMap]
+	eventHeld := readLocker{event.Acquire, event.Release}
+	eventAlone := readLocker{event.AcquireAlone, event.Release}
+	eventWait := readLocker{event.Touch, func() {}}
+	ctrlTried := readLocker{func() { ctrl.TryLock() }, ctrl.Unlock}
 	level1 := func(m *lockdep.Mutex[ctrlLock]) sync.Locker { return nested{m.LockNested, 1, m.Unlock} }
 
 	type step struct {
@@ -90,6 +96,45 @@ func TestOrder(t *testing.T) {
 			{"wait with ctrl held", inOrder(&ctrl, loopWait), []string{circular(loopName, ctrlName)}},
 			{"the loop waits for itself", inOrder(loopHeld, loopWait), []string{recursive(loopName)}},
 			{"queue before loop before ctrl", inOrder(&ctrl, &queue), []string{circular(queueName, loopName, ctrlName)}},
+		}},
+		{"a loop is acquired without waiting", []step{
+			{"ctrl then the loop", inOrder(&ctrl, loopHeld), nil},
+			{"the loop takes ctrl", inOrder(loopHeld, &ctrl), nil},
+			{"a wait with ctrl held", inOrder(&ctrl, loopWait), []string{circular(loopName, ctrlName)}},
+		}},
+		{"a lock held outside a loop comes before those inside", []step{
+			{"ctrl, the loop, bdev", inOrder(&ctrl, loopHeld, &bdev), nil},
+			{"bdev then ctrl", inOrder(&bdev, &ctrl), []string{circular(ctrlName, bdevName)}},
+		}},
+		{"but who waits for the outer one waits for the inner", []step{
+			{"both, with a lock between", inOrder(loopHeld, &queue, eventHeld), nil},
+			{"the inner one waits for the outer", inOrder(eventHeld, loopWait), []string{circular(loopName, eventName)}},
+		}},
+		{"what is taken inside both is taken once", []step{
+			{"both, and ctrl", inOrder(loopHeld, eventHeld, &ctrl), nil},
+			{"wait with ctrl held", inOrder(&ctrl, loopWait), []string{circular(loopName, eventName, ctrlName)}},
+			{"for the inner too", inOrder(&ctrl, eventWait), []string{circular(eventName, ctrlName)}},
+		}},
+		{"an end waits for what it needed", []step{
+			{"an end with ctrl held", inOrder(&ctrl, loopEnd), nil},
+			{"and with queue and ctrl", inOrder(&queue, &ctrl, loopEnd), nil},
+			{"a wait with bdev held", inOrder(&bdev, loopWait), nil},
+			{"a wait with queue held", inOrder(&queue, loopWait), []string{circular(loopName, queueName)}},
+			{"bdev before ctrl, by way of the loop", inOrder(&ctrl, &bdev), []string{circular(bdevName, loopName, ctrlName)}},
+		}},
+		{"an end found late", []step{
+			{"a wait with ctrl held", inOrder(&ctrl, loopWait), nil},
+			{"an end with ctrl tried", inOrder(ctrlTried, loopEnd), nil},
+			{"an end with ctrl held", inOrder(&ctrl, loopEnd), []string{circular(ctrlName, loopName)}},
+		}},
+		{"an end by one of many", []step{
+			{"an end inside an event", inOrder(eventHeld, loopEnd), nil},
+			{"a wait inside an event", inOrder(eventHeld, loopWait), nil},
+		}},
+		{"an end by one alone", []step{
+			{"an end inside an event", inOrder(eventAlone, loopEnd), nil},
+			{"a wait inside an event", inOrder(eventAlone, loopWait), []string{circular(loopName, eventName)}},
+			{"an end inside itself", inOrder(readLocker{loop.AcquireAlone, loop.Release}, loopEnd), nil},
 		}},
 		{"the order found late", []step{
 			{"wait with ctrl held", inOrder(&ctrl, loopWait), nil},
@@ -333,6 +378,43 @@ func TestWaitGroup(t *testing.T) {
 	})
 	if got, want := w.take(), []string{circular("lockdep_test.helpers", ctrlName)}; !slices.Equal(got, want) {
 		t.Errorf("reports %q, want %q", got, want)
+	}
+}
+
+// Who completes under a lock is waited for by those who hold it, though nobody
+// has declared it; so is who is done with a group.
+func TestCompleterIsSeen(t *testing.T) {
+	var ctrl lockdep.Mutex[ctrlLock]
+	var c, again lockdep.Completion[doneEvent]
+	var g lockdep.WaitGroup[helpers]
+	w := newWatch()
+	w.Run(func() {
+		inOrder(&ctrl, readLocker{c.Complete, func() {}})()
+		ctrl.Lock()
+		c.Wait()
+		ctrl.Unlock()
+		if got, want := w.take(), []string{circular("lockdep_test.doneEvent", ctrlName)}; !slices.Equal(got, want) {
+			t.Errorf("completion: reports %q, want %q", got, want)
+		}
+		g.Add(1)
+		inOrder(&ctrl, readLocker{g.Done, func() {}})()
+		ctrl.Lock()
+		g.Wait()
+		ctrl.Unlock()
+		if got, want := w.take(), []string{circular("lockdep_test.helpers", ctrlName)}; !slices.Equal(got, want) {
+			t.Errorf("group: reports %q, want %q", got, want)
+		}
+	})
+	again.Complete()
+	w = newWatch()
+	w.Run(func() {
+		ctrl.Lock()
+		again.Wait()
+		again.Complete() // nobody waits for that
+		ctrl.Unlock()
+	})
+	if got := w.take(); got != nil {
+		t.Errorf("second Complete: reports %q, want none", got)
 	}
 }
 

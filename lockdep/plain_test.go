@@ -40,7 +40,9 @@ func TestNothingIsReported(t *testing.T) {
 		lockdep.AssertNoneHeld("here")
 		m.Release()
 		m.Acquire()
+		m.AcquireAlone()
 		m.Touch()
+		m.End()
 		done := make(chan struct{})
 		v.Go(func() { defer close(done); a.Unlock(); a2.Unlock() })
 		<-done

@@ -74,19 +74,28 @@ func circular(g *goroutine, p, h *hold, path []*edge) *Report {
 		r.Classes = append(r.Classes, e.to.class.String())
 	}
 	b := r.begin()
-	fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", r.Goroutine)
-	writeHold(b, h)
-	b.WriteString("but it is already holding:\n")
-	writeHold(b, p)
-	b.WriteString("which already depends on the new one.\nthe existing dependency chain, newest first, is:\n")
-	for i := len(path) - 1; i >= 0; i-- {
-		e := path[i]
-		fmt.Fprintf(b, "-> #%d %v, by goroutine %d while it held %v\n", i+1, e.to.class, e.goroutine, e.from.class)
-		writeStack(b, e.to.stack)
-		fmt.Fprintf(b, "   which it had acquired at\n")
-		writeStack(b, e.from.stack)
+	if p.mode == ending {
+		fmt.Fprintf(b, "goroutine %d is ending the wait for:\n", r.Goroutine)
+		writeHold(b, p)
+		b.WriteString("but it has come here only with what it is holding:\n")
+		writeHold(b, h)
+		b.WriteString("which somebody holds, or waits for, who waits for this.\n")
+	} else {
+		fmt.Fprintf(b, "goroutine %d is trying to acquire:\n", r.Goroutine)
+		writeHold(b, h)
+		b.WriteString("but it is already holding:\n")
+		writeHold(b, p)
+		b.WriteString("which already depends on the new one.\n")
 	}
-	fmt.Fprintf(b, "-> #0 %v, by goroutine %d while it holds %v, now\n", h.class, r.Goroutine, p.class)
+	b.WriteString("the existing dependency chain, newest first, is:\n")
+	for i := len(path) - 1; i >= 0; i-- {
+		writeEdge(b, i+1, path[i])
+	}
+	what := "while it holds"
+	if p.mode == ending {
+		what = "while it ends"
+	}
+	fmt.Fprintf(b, "-> #0 %v, by goroutine %d %s %v, now\n", h.class, r.Goroutine, what, p.class)
 	r.end(b, g.held)
 	return r
 }
@@ -156,6 +165,17 @@ func (r *Report) end(b *strings.Builder, held []*hold) {
 		b.WriteByte('\n')
 	}
 	r.text = b.String()
+}
+
+func writeEdge(b *strings.Builder, n int, e *edge) {
+	what, where := "while it held", "which it had acquired at"
+	if e.from.mode == ending {
+		what, where = "before it ended", "which it ended at"
+	}
+	fmt.Fprintf(b, "-> #%d %v, by goroutine %d %s %v\n", n, e.to.class, e.goroutine, what, e.from.class)
+	writeStack(b, e.to.stack)
+	fmt.Fprintf(b, "   %s\n", where)
+	writeStack(b, e.from.stack)
 }
 
 func writeHold(b *strings.Builder, h *hold) {

@@ -145,7 +145,8 @@ type class struct {
 	after map[*class]*edge // guarded by Validator.mu
 }
 
-// An edge says that from was held when to was taken. It is immutable.
+// An edge says that from was held when to was taken or, if from was ended, that
+// to was held then. It is immutable.
 type edge struct {
 	from, to  *hold
 	goroutine uint64 // its number, for reports
@@ -157,8 +158,10 @@ type mode uint8
 const (
 	blocking mode = iota // may wait for the present holders
 	reading              // the same, beside other readers
+	sharing              // a Map, beside others: keeps nobody from acquiring it
 	trying               // does not wait: no order before it
 	touching             // may wait, and then does not hold it
+	ending               // lets those go that wait for it
 )
 
 // A hold is one acquisition by one goroutine. It is immutable but for gone.
@@ -204,24 +207,59 @@ func (v *Validator) check(g *goroutine, h *hold) {
 		}
 	}
 	// What was waited for in order has the order of those held before it, so
-	// the newest such hold speaks for them.
+	// the newest such hold speaks for them. A Map is not waited for by those who
+	// acquire it, so it has the order of Maps only: who waits for the outer one
+	// waits for the inner.
+	maps := false // one has spoken
 	for _, p := range slices.Backward(g.held) {
+		shared := p.mode == sharing
+		if shared && maps || !shared && h.mode == sharing {
+			continue
+		}
+		maps = maps || shared
 		if r := v.order(g, p, h); r != nil {
 			v.emit(r)
 		}
-		if p.mode != trying {
+		if !shared && p.mode != trying {
 			return
 		}
 	}
 }
 
+// end checks and records that the calling goroutine lets go who waits for
+// object: they wait for it to come here, and so for what it had to get for that.
+func end(k key, object any) {
+	g := goroutines.get()
+	defer goroutines.put(g)
+	var h *hold // made when there is something new
+	v := g.v
+	c := v.class(k)
+	for _, p := range g.held {
+		// Who has only tried would have gone another way, had a waiter the lock.
+		needed := p.mode == blocking || p.mode == reading
+		if !needed || p.class == c || p.gone.Load() || v.known(c, p.class) {
+			continue
+		}
+		if h == nil {
+			h = &hold{class: c, object: object, goroutine: g.key, mode: ending, stack: callers()}
+		}
+		if r := v.order(g, h, p); r != nil {
+			v.emit(r)
+		}
+	}
+}
+
+// known tells whether the order is recorded already.
+func (v *Validator) known(from, to *class) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return from.after[to] != nil
+}
+
 // order records that p is held before h, or returns the report of the cycle
 // that this would close.
 func (v *Validator) order(g *goroutine, p, h *hold) *Report {
-	v.mu.RLock()
-	known := p.class.after[h.class] != nil
-	v.mu.RUnlock()
-	if known {
+	if v.known(p.class, h.class) {
 		return nil
 	}
 	v.mu.Lock()

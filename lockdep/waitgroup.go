@@ -5,9 +5,10 @@ import "sync"
 // A WaitGroup is a [sync.WaitGroup] with a class. The zero value is ready to
 // use. It must not be copied after first use.
 //
-// As with a [Completion] the validator must be told who lets the waiters go:
-// a function started with Go is known; any other goroutine that owes a Done
-// calls Acquire when it begins and Release at its end.
+// As with a [Completion], what a goroutine holds when it calls Done is seen,
+// and what it does before must be declared: a function started with Go is
+// known; any other goroutine that owes a Done calls Acquire when it begins and
+// Release at its end.
 type WaitGroup[Class any] struct {
 	dep Map[Class] // first: a field of size zero at the end would be padded
 	wg  sync.WaitGroup
@@ -17,7 +18,10 @@ type WaitGroup[Class any] struct {
 func (g *WaitGroup[Class]) Add(delta int) { g.wg.Add(delta) }
 
 // Done takes one from the counter.
-func (g *WaitGroup[Class]) Done() { g.wg.Done() }
+func (g *WaitGroup[Class]) Done() {
+	g.dep.End()
+	g.wg.Done()
+}
 
 // Go runs f in a new goroutine, which waiters wait for. The goroutine belongs
 // to the caller's validator.

@@ -15,6 +15,7 @@ type (
 	queueLock struct{}
 	bdevLock  struct{}
 	loopMap   struct{}
+	eventMap  struct{}
 	doneEvent struct{}
 	helpers   struct{}
 
@@ -67,4 +68,5 @@ const (
 	queueName = "lockdep_test.queueLock"
 	bdevName  = "lockdep_test.bdevLock"
 	loopName  = "lockdep_test.loopMap"
+	eventName = "lockdep_test.eventMap"
 )

@@ -17,6 +17,10 @@ type Config struct {
 	// Name appears in reports.
 	Name string
 
+	// Role is the shard's class for the lock-order validator, if it is not that
+	// of most shards: they may wait for it, or it for them.
+	Role string
+
 	// Spin is for how long the shard looks for work before it sleeps, as long as
 	// its recent sleeps were shorter than that: a wait in the kernel costs
 	// several microseconds that a short spin saves. Zero: it sleeps at once.
@@ -35,6 +39,7 @@ type Shard struct {
 	closing  atomic.Bool
 	posting  atomic.Int64 // posts under way, so that close loses none
 	finished chan struct{}
+	dep      lockdep.Map[shardLoop] // held by the loop
 
 	// Owned by the loop.
 	now      time.Duration
@@ -73,10 +78,10 @@ func New(cfg Config) (*Shard, error) {
 	s := newShard(cfg, p)
 	// A handler that runs after a long sleep must not see the time before it.
 	p.woken = s.tick
-	go func() {
+	lockdep.Go(func() {
 		runtime.LockOSThread()
 		s.loop()
-	}()
+	})
 	return s, nil
 }
 
@@ -86,12 +91,14 @@ func New(cfg Config) (*Shard, error) {
 func NewSim(cfg Config) *Shard {
 	cfg.Spin = 0
 	s := newShard(cfg, newSimPoller())
-	go s.loop()
+	lockdep.Go(s.loop)
 	return s
 }
 
 func newShard(cfg Config, p poller) *Shard {
-	return &Shard{cfg: cfg, poller: p, start: time.Now(), finished: make(chan struct{})}
+	s := &Shard{cfg: cfg, poller: p, start: time.Now(), finished: make(chan struct{})}
+	s.dep.Init(cfg.Role)
+	return s
 }
 
 // Name returns the shard's name.
@@ -134,23 +141,29 @@ func (s *Shard) Post(t *Task) bool {
 	return true
 }
 
-type runDone struct{}
+// shardLoop is the class of all that runs on a shard, with its role: who waits
+// for a shard may hold nothing that is taken there, and may not be on one.
+type shardLoop struct{}
+
+func (shardLoop) String() string { return "shard" }
 
 // Run runs fn on the shard and returns when it has run. It must not be called
 // on a shard, nor while holding a lock that code on the shard takes.
 func (s *Shard) Run(fn func()) error {
-	var done lockdep.Completion[runDone]
-	t := Task{Fn: func() { fn(); done.Complete() }}
+	s.dep.Touch()
+	done := make(chan struct{})
+	t := Task{Fn: func() { fn(); close(done) }}
 	if !s.Post(&t) {
 		return ErrClosed
 	}
-	done.Wait()
+	<-done
 	return nil
 }
 
 // Close runs what was posted, ends the loop and waits for that. Descriptors
 // must have been removed before; timers do not fire any more.
 func (s *Shard) Close() error {
+	s.dep.Touch()
 	if s.closing.Swap(true) {
 		<-s.finished
 		return nil
@@ -162,6 +175,8 @@ func (s *Shard) Close() error {
 
 func (s *Shard) loop() {
 	defer close(s.finished)
+	s.dep.AcquireAlone()
+	defer s.dep.Release()
 	for {
 		s.tick()
 		worked := s.runInbox()

@@ -71,7 +71,7 @@ type Stats struct {
 func New(cfg Config) *Net {
 	n := &Net{
 		cfg:       cfg,
-		shard:     shard.NewSim(shard.Config{Name: "simnet"}),
+		shard:     shard.NewSim(shard.Config{Name: "simnet", Role: "simnet"}),
 		begin:     time.Now(),
 		endpoints: make(map[netip.AddrPort]*endpoint),
 		links:     make(map[direction]*link),
