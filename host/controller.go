@@ -58,6 +58,7 @@ type Controller struct {
 	info       *Info                 // guarded by mu; not changed, but replaced
 	namespaces map[uint32]*Namespace // guarded by mu
 	shutdown   error                 // guarded by mu: what went wrong in the orderly end
+	hurry      error                 // guarded by mu: why the end waits for nothing any more
 }
 
 // Info is what a controller said of itself when it was connected last.
@@ -114,6 +115,7 @@ func (c *Controller) Disconnect(ctx context.Context) error {
 	case <-c.ended.Done():
 	case <-ctx.Done():
 		c.mu.Lock()
+		c.hurry = context.Cause(ctx) // for the session that a reconnect may just have made
 		s := c.session
 		c.mu.Unlock()
 		if s != nil {

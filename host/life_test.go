@@ -221,3 +221,72 @@ func TestFewerQueues(t *testing.T) {
 		w.disconnect(c)
 	})
 }
+
+// All queues are closed before any is waited for.
+func TestDisconnectClosesAllQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c := w.connect(w.config())
+		n := w.namespace(c)
+		w.dev.Hold(bdev.Write)
+		var writes []<-chan error
+		for range c.Queues() { // one on each
+			writes = append(writes, async(func() error { return n.Write(context.Background(), 0, make([]byte, 512)) }))
+			synctest.Wait()
+		}
+		end := async(func() error { return c.Disconnect(context.Background()) })
+		synctest.Wait()
+		for _, q := range c.Queues() {
+			io := &host.IO{Op: nvme.IOFlush, Namespace: n, Done: func(*host.IO) {}}
+			w.must(q.Shard().Run(func() {
+				if err := q.Submit(io); !errors.Is(err, host.ErrClosed) {
+					t.Errorf("submit to queue %d: %v", q.ID(), err)
+				}
+			}))
+		}
+		w.dev.Release()
+		for _, x := range writes {
+			w.must(<-x)
+		}
+		w.must(<-end)
+	})
+}
+
+// A Disconnect that is not to wait finds no session, because a reconnect is just
+// making one.
+func TestDisconnectDuringReconnect(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		w.unplug()
+		l.wait(t, "lost")
+		flush := async(func() error { return n.Flush(context.Background()) })
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		var start time.Time
+		ended := make(chan error, 1)
+		w.dialer.set(func() {
+			w.dialer.swallow = func(qid uint16, c2 nvme.Command) bool {
+				if qid == 0 || c2.IsFabrics() {
+					return false
+				}
+				// What waited is sent: the session is there, and not yet live.
+				start = time.Now()
+				go func() { ended <- c.Disconnect(ctx) }()
+				synctest.Wait()
+				return true
+			}
+		})
+		w.listen()
+		<-ended
+		if d := time.Since(start); d != 0 {
+			t.Errorf("disconnected after %v", d)
+		}
+		if err := <-flush; !errors.Is(err, host.ErrClosed) {
+			t.Errorf("what was sent ended with %v", err)
+		}
+	})
+}

@@ -69,7 +69,11 @@ func (c *Controller) goLive(s *session) {
 	c.mu.Lock()
 	c.session, c.info = s, &info
 	c.setStateLocked(Live)
+	hurry := c.hurry
 	c.mu.Unlock()
+	if hurry != nil {
+		s.fail(hurry)
+	}
 	s.wg.Go(s.watchEvents)
 }
 
@@ -134,18 +138,21 @@ func (c *Controller) leave(s *session) {
 	c.cause = ErrClosed
 	c.setStateLocked(Deleting)
 	c.mu.Unlock()
+	var all []chan struct{}
 	for _, q := range c.queues {
 		idle := make(chan struct{})
-		err := q.shard.Run(func() {
+		if q.shard.Run(func() {
 			q.close(ErrClosed)
 			q.idle = func() { close(idle) }
 			q.tellIdle()
-		})
-		if err == nil {
-			select {
-			case <-idle:
-			case <-s.ctx.Done():
-			}
+		}) == nil {
+			all = append(all, idle)
+		}
+	}
+	for _, idle := range all { // once all are closed
+		select {
+		case <-idle:
+		case <-s.ctx.Done():
 		}
 	}
 	err := s.shutDown()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
@@ -30,8 +29,6 @@ type session struct {
 	info      Info
 	cc        nvme.CC
 	found     map[uint32]*format // by NSID: the last scan
-
-	shuttingDown atomic.Bool
 }
 
 type sessionGoroutines struct{}
@@ -118,10 +115,7 @@ func (s *session) dial(ctx context.Context, p transport.HostQueueParam, queue fu
 	cfg := &s.ctrl.cfg
 	p.Remote, p.Local, p.MaxData = cfg.Remote, cfg.Local, cfg.MaxData
 	p.Down = func(cause error) {
-		// A controller that is shutting down may end its I/O queues by itself.
-		if p.QID == 0 || !s.shuttingDown.Load() {
-			s.fail(fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause))
-		}
+		s.fail(fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause))
 	}
 	hq, err := cfg.Dialer.Dial(ctx, p)
 	if err != nil {
