@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/target"
 )
 
@@ -87,6 +89,48 @@ func TestDiscoveryInParts(t *testing.T) {
 	}
 	if got := read(size-4, 1024); !bytes.Equal(got[:4], whole[size-4:]) || !bytes.Equal(got[4:], make([]byte, 1020)) {
 		t.Error("across the end")
+	}
+}
+
+// A roundCounter is a device that tells if it is asked for more than one
+// deallocation in a round of the shard.
+type roundCounter struct {
+	bdev.Device
+	t     *testing.T
+	total int
+	now   int // in this round
+	end   shard.Flusher
+}
+
+func (d *roundCounter) Submit(op *bdev.Op) {
+	if op.Kind == bdev.Deallocate {
+		d.end.Fn = func() { d.now = 0 }
+		op.Shard.Flush(&d.end)
+		d.total++
+		if d.now++; d.now == 2 {
+			d.t.Errorf("range %d in the round of the one before", d.total)
+		}
+	}
+	d.Device.Submit(op)
+}
+
+// The ranges of a Dataset Management take turns with all else on the shard.
+func TestRangesTakeTurns(t *testing.T) {
+	d := &roundCounter{Device: newMemory(t, 1<<20), t: t}
+	w := newWorld(t, target.Config{}, d)
+	defer w.close()
+	q := w.enable(nil).io(1, nil)
+	var ranges []byte
+	for i := range 256 {
+		n := uint32(8)
+		if i%16 == 15 {
+			n = 0 // is skipped
+		}
+		ranges = nvme.DSMRange{SLBA: uint64(i), NLB: n}.AppendTo(ranges)
+	}
+	q.ok(cmd(func(c nvme.Command) { c.PutDSM(1, 255, nvme.DSMAD) }), ranges)
+	if d.total != 240 {
+		t.Errorf("%d ranges deallocated", d.total)
 	}
 }
 

@@ -123,7 +123,7 @@ func (rq *request) opDone(op *bdev.Op) {
 	case op.Err != nil:
 		rq.complete(deviceError(op.Kind, op.Err))
 	case op.Kind == bdev.Deallocate:
-		rq.nextRange()
+		rq.rangeDone()
 	case op.Kind == bdev.Flush && rq.r.Command.NSID() == nvme.NSIDBroadcast:
 		rq.nextFlush()
 	default:
@@ -205,6 +205,16 @@ func (rq *request) dsm() {
 	}
 	if attributes&nvme.DSMAD == 0 {
 		rq.complete(nil)
+		return
+	}
+	rq.nextRange()
+}
+
+// rangeDone goes on after a range, each time in a round of its own: a device
+// that never waits would do 256 long ranges at once, for each command of a
+// batch, and the shard is everybody's.
+func (rq *request) rangeDone() {
+	if nr, _ := rq.r.Command.DSM(); rq.next <= int(nr) && rq.q.shard().Post(&rq.turn) {
 		return
 	}
 	rq.nextRange()

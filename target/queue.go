@@ -79,6 +79,7 @@ func newQueue(p *Port, f transport.Fabric, param transport.QueueParam) *queue {
 		rq.q = q
 		rq.op.Shard = param.Shard
 		rq.op.Done = rq.opDone
+		rq.turn.Fn = rq.nextRange
 	}
 	return q
 }

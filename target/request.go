@@ -6,6 +6,7 @@ import (
 
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
 )
 
@@ -30,7 +31,8 @@ type request struct {
 	next           int    // Dataset Management: the next range
 	recalled       bool   // an Asynchronous Event Request that no event has ended
 
-	op bdev.Op
+	op   bdev.Op
+	turn shard.Task // Dataset Management: goes on with the next range
 }
 
 // Errors that are made once.
