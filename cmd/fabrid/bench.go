@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,28 +32,33 @@ type benchFlags struct {
 }
 
 func (p *program) benchCommand() *cobra.Command {
-	f := benchFlags{bs: load.DefaultBlockSize, runtime: span(10 * time.Second)}
+	f := benchFlags{
+		bs: load.DefaultBlockSize, runtime: span(10 * time.Second),
+		rwMixRead: load.DefaultReadPercent, ioDepth: 1, numJobs: 1,
+	}
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Read and write a namespace, and measure",
 		Long: "Read and write a namespace and measure. What the namespace held is overwritten by patterns that\n" +
 			"write. Every I/O queue has --numjobs jobs, each with --iodepth commands outstanding on a part of\n" +
-			"the namespace of its own.",
+			"the namespace of its own.\n\n" +
+			"SIGINT or SIGTERM ends the run early, with its report. A command that fails, or a block that does not\n" +
+			"verify, ends it with exit code 1. While the connection is lost a run waits for it, beyond --runtime too.",
 		Example: "  fabrid bench -t rdma -a 192.0.2.1 --rw randread --bs 4k --iodepth 32\n" +
 			"  fabrid bench -t rdma -a 192.0.2.1 -i 2 --rw randrw --runtime 60s --verify",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.bench(cmd.Context(), &f) },
 	}
 	f.register(cmd, true)
 	flags := cmd.Flags()
 	flags.StringVar(&f.rw, "rw", "randread", "read, write, randread, randwrite or randrw")
-	flags.IntVar(&f.rwMixRead, "rwmixread", load.DefaultReadPercent, "reads of randrw in %")
+	flags.Var(number{&f.rwMixRead, 1, 100}, "rwmixread", "reads of randrw in %")
 	flags.Var(&f.bs, "bs", "bytes of a command")
-	flags.IntVar(&f.ioDepth, "iodepth", 1, "commands that a job has outstanding")
-	flags.IntVar(&f.numJobs, "numjobs", 1, "jobs of each I/O queue")
+	flags.Var(number{&f.ioDepth, 1, 1 << 16}, "iodepth", "commands that a job has outstanding; what exceeds --queue-size waits for its turn")
+	flags.Var(number{&f.numJobs, 1, 1 << 16}, "numjobs", "jobs of each I/O queue")
 	flags.Var(&f.runtime, "runtime", "how long to run")
 	flags.Uint64Var(&f.numberIOs, "number-ios", 0, "end after so many commands, if that is earlier")
-	flags.Var(&f.size, "size", "use so much of the namespace, from its beginning (default all)")
+	flags.Var(&f.size, "size", "use so much of the namespace, from its beginning (default all); more than there is, is all")
 	flags.Uint32Var(&f.nsid, "nsid", 1, "namespace")
 	flags.Uint64Var(&f.seed, "seed", 0, "make the same choices as another run with that seed")
 	flags.BoolVar(&f.verify, "verify", false, "write blocks with headers and checksums, and check what is read")
@@ -67,6 +70,9 @@ func (p *program) benchCommand() *cobra.Command {
 // config describes the load.
 func (f *benchFlags) config(c *host.Controller) (load.BenchConfig, error) {
 	pattern, err := load.ParsePattern(f.rw)
+	if err == nil && f.bs == 0 {
+		err = errors.New("--bs 0: want the bytes of a command, such as 4k")
+	}
 	return load.BenchConfig{
 		Controller: c, NSID: f.nsid, Pattern: pattern, ReadPercent: f.rwMixRead, BlockSize: int(f.bs),
 		IODepth: f.ioDepth, NumJobs: f.numJobs, Size: uint64(f.size),
@@ -75,7 +81,7 @@ func (f *benchFlags) config(c *host.Controller) (load.BenchConfig, error) {
 }
 
 func (p *program) bench(ctx context.Context, f *benchFlags) (err error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	if _, err := f.config(nil); err != nil {
 		return err // before anything is connected

@@ -19,8 +19,9 @@ func (p *program) discoverCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "discover",
 		Short:   "Show what a target offers",
+		Long:    "Show what a target offers, as nvme discover does: its discovery log page.",
 		Example: "  fabrid discover -t rdma -a 192.0.2.1 -s 4420",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.discover(cmd.Context(), &f, asJSON) },
 	}
 	f.register(cmd, false)
@@ -29,14 +30,15 @@ func (p *program) discoverCommand() *cobra.Command {
 }
 
 func (p *program) discover(ctx context.Context, f *hostFlags, asJSON bool) (err error) {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
 	i, err := p.openInitiator(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, i.close()) }()
-	cfg := p.config(f, i)
-	cfg.KATO = 0 // none, for a visit
-	log, err := host.Discover(ctx, cfg)
+	defer p.sayUnanswered(i)()
+	log, err := host.Discover(ctx, host.Config{Dialer: i.dialer, Remote: i.remote, HostNQN: f.hostNQN, HostID: machineUUID("host"), Events: hostEvents(p.log)})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,9 +27,13 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Sprintf("RoCEv2 peers receive on UDP port %d, so two of them on one machine need different addresses:\n"+
-			"  another fabrid (ss -ulpn): give this one an address of its own, with --addr or --local-addr\n"+
+			"  another fabrid (ss -ulpn): give this one an address of its own, with --addr or --host-traddr\n"+
 			"  Linux's rdma_rxe (rdma link show): unload it with modprobe -r rdma_rxe\n"+
 			"  between two fabrids, give both another UDP port, with --udp-port", roce.Port)
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return "another process has that file open for a namespace: lslocks shows which"
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("the target has to receive RoCEv2 at that very address, on UDP port %d, and so has this machine: look at firewalls between", roce.Port)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "give an address that this machine has: ip -brief address shows them"
 	case errors.Is(err, syscall.EAFNOSUPPORT):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -26,7 +27,7 @@ type hostFlags struct {
 	keepAlive         int
 	reconnectDelay    int
 	ctrlLoss          int
-	localAddr         string
+	hostTraddr        string
 	udpPort           uint16
 	spin              time.Duration
 }
@@ -37,23 +38,30 @@ func (f *hostFlags) register(cmd *cobra.Command, io bool) {
 	flags := cmd.Flags()
 	flags.StringVarP(&f.transport, "transport", "t", "rdma", "fabric: rdma")
 	flags.StringVarP(&f.traddr, "traddr", "a", "", "address of the target (required)")
-	flags.Uint16VarP(&f.trsvcid, "trsvcid", "s", fabric.DefaultPort, "port of the target")
+	f.trsvcid, f.udpPort = fabric.DefaultPort, roce.Port
+	flags.VarP((*port)(&f.trsvcid), "trsvcid", "s", "port of the target")
 	flags.StringVarP(&f.hostNQN, "hostnqn", "q", "", "name of this host (default one of this machine's)")
-	flags.StringVar(&f.localAddr, "local-addr", "", "address of this host (default: the one that leads to the target)")
-	flags.Uint16Var(&f.udpPort, "udp-port", roce.Port, "UDP port of RoCEv2, if the target is a fabrid with another")
-	flags.IntVarP(&f.keepAlive, "keep-alive-tmo", "k", 5, "keep alive timeout in seconds, 0 for none")
+	flags.StringVarP(&f.hostTraddr, "host-traddr", "w", "", "address of this host (default the one that leads to the target)")
+	flags.Var((*port)(&f.udpPort), "udp-port", "UDP port of RoCEv2, if the target is a fabrid with another")
 	if io {
+		f.nrIOQueues, f.queueSize = 1, host.DefaultQueueSize
+		f.keepAlive, f.reconnectDelay, f.ctrlLoss = 5, 10, 600
 		flags.StringVarP(&f.nqn, "nqn", "n", "", "name of the subsystem (default the only one that discovery finds)")
-		flags.IntVarP(&f.nrIOQueues, "nr-io-queues", "i", 1, "I/O queues")
-		flags.IntVarP(&f.queueSize, "queue-size", "Q", host.DefaultQueueSize, "size of an I/O queue")
-		flags.IntVarP(&f.reconnectDelay, "reconnect-delay", "c", 10, "seconds between attempts to reconnect")
-		flags.IntVarP(&f.ctrlLoss, "ctrl-loss-tmo", "l", 600, "seconds until a lost controller is given up, 0 for at once, -1 for never")
-		flags.DurationVar(&f.spin, "spin", 0, "look for work for so long before sleeping, such as 20us: lower latency for a busy core")
+		flags.VarP(number{&f.nrIOQueues, 1, 65534}, "nr-io-queues", "i", "I/O queues")
+		flags.VarP(number{&f.queueSize, host.MinQueueSize, host.MaxQueueSize}, "queue-size", "Q", "size of an I/O queue; one command less can be outstanding on it")
+		flags.VarP(number{&f.keepAlive, 0, math.MaxUint32 / 1000}, "keep-alive-tmo", "k", "keep alive timeout in seconds, 0 for none")
+		flags.VarP(number{&f.reconnectDelay, 1, math.MaxInt32}, "reconnect-delay", "c", "seconds before each attempt to reconnect")
+		flags.VarP(number{&f.ctrlLoss, -1, math.MaxInt32}, "ctrl-loss-tmo", "l",
+			"try to reconnect ctrl-loss-tmo/reconnect-delay times, then give up; 0 for never, -1 for ever.\n"+
+				"To a target that does not answer an attempt takes a minute")
+		flags.Var((*span)(&f.spin), "spin", spinUsage)
 	}
 	if err := cmd.MarkFlagRequired("traddr"); err != nil {
 		cobra.CheckErr(err)
 	}
 }
+
+const spinUsage = "look for work for so long before sleeping, such as 20us: lower latency for a busy core"
 
 // An initiator is a host's end of a fabric.
 type initiator struct {
@@ -73,9 +81,9 @@ func (p *program) openInitiator(ctx context.Context, f *hostFlags) (_ *initiator
 		return nil, err
 	}
 	cfg := roce.Config{UDPPort: f.udpPort}
-	if f.localAddr != "" {
-		if cfg.Addr, err = netip.ParseAddr(f.localAddr); err != nil {
-			return nil, fmt.Errorf("--local-addr %q: want an IP address of this machine", f.localAddr)
+	if f.hostTraddr != "" {
+		if cfg.Addr, err = netip.ParseAddr(f.hostTraddr); err != nil {
+			return nil, fmt.Errorf("--host-traddr %q: want an IP address of this machine", f.hostTraddr)
 		}
 		if err := checkPortFree(netip.AddrPortFrom(cfg.Addr.Unmap(), f.udpPort)); err != nil {
 			return nil, err
@@ -95,6 +103,15 @@ func (p *program) openInitiator(ctx context.Context, f *hostFlags) (_ *initiator
 	}
 	i.dialer, err = i.device.Dialer()
 	return i, err
+}
+
+// unansweredAfter is when a user is told that there is no answer yet.
+const unansweredAfter = 5 * time.Second
+
+// sayUnanswered tells, after a while, what a connection waits for. The function
+// that it returns ends that.
+func (p *program) sayUnanswered(i *initiator) (stop func() bool) {
+	return time.AfterFunc(unansweredAfter, func() { p.log.Warn("no answer yet", "remote", i.remote) }).Stop
 }
 
 func (i *initiator) close() error { return i.node.Close(context.Background()) }
@@ -127,6 +144,7 @@ func (p *program) config(f *hostFlags, i *initiator) host.Config {
 // connect connects to the subsystem that the flags name, or to the only one
 // that there is.
 func (p *program) connect(ctx context.Context, f *hostFlags, i *initiator) (*host.Controller, error) {
+	defer p.sayUnanswered(i)()
 	cfg := p.config(f, i)
 	if cfg.NQN == "" {
 		var err error

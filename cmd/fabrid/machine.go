@@ -65,9 +65,12 @@ func resolve(ctx context.Context, host string) (netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return a.Unmap(), nil
 	}
+	if _, err := netip.ParseAddrPort(host); err == nil || host == "" {
+		return netip.Addr{}, fmt.Errorf("--traddr %q: want an IP address or a name, without a port: --trsvcid has that", host)
+	}
 	all, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("address %q: %w", host, err)
+		return netip.Addr{}, fmt.Errorf("--traddr %q: %w", host, err)
 	}
 	return all[0].Unmap(), nil
 }

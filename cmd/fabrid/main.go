@@ -9,7 +9,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"runtime/debug"
 	"runtime/pprof"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -20,12 +23,15 @@ func main() {
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	p := &program{stdout: stdout, stderr: stderr, stopProfile: func() {}}
+	out := &checkedWriter{w: stdout}
+	p := &program{stdout: out, stderr: stderr, stopProfile: func() {}}
 	root := &cobra.Command{
 		Use:   "fabrid",
 		Short: "NVMe over Fabrics with its own RDMA: a target and a host",
 		Long: "fabrid serves storage over NVMe over Fabrics, and uses what others serve, with RoCEv2\n" +
-			"over plain UDP sockets: no kernel module, no RNIC, no root.",
+			"over plain UDP sockets: no kernel module, no RNIC, no root.\n\n" +
+			"The exit code is 0, or 1 with an error on stderr. A second SIGINT or SIGTERM ends it at once.",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,9 +50,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.AddCommand(p.serveCommand(), p.discoverCommand(), p.benchCommand(), p.demoCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; %s --help has the flags", err, cmd.CommandPath())
+	})
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("output: %w", out.err)
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
 		if h := hint(err); h != "" {
@@ -55,6 +68,49 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// version says what this program was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version + " " + info.GoVersion
+}
+
+// noArgs refuses arguments: everything is a flag.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if cmd.Flags().Lookup("traddr") != nil {
+		hint = ", an address with -a"
+	}
+	return fmt.Errorf("argument %q: want flags alone%s; %s --help has them", args[0], hint, cmd.CommandPath())
+}
+
+// untilSignal returns a context that ends with SIGINT or SIGTERM. A second one
+// ends the process at once.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// A checkedWriter remembers the first error: output that nobody gets is one.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 // A program is what the commands have in common.

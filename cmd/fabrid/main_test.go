@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -151,7 +152,7 @@ func TestServeDiscoverBench(t *testing.T) {
 
 	// Without a name, the only subsystem that there is; as text.
 	out, errs, code = fabrid(t, "bench", "-a", s.addr, "--rw", "write", "--bs", "128k", "--number-ios", "200")
-	if code != 0 || !strings.Contains(out, "write of 128 KiB") || !strings.Contains(out, "latency below") || !strings.Contains(out, "errors 0, verify errors 0") {
+	if code != 0 || !strings.Contains(out, "write of 128 KiB") || !strings.Contains(out, "1 I/O queue, 1 job each, 1 command outstanding") || !strings.Contains(out, "latency below") || !strings.Contains(out, "errors 0, verify errors 0") {
 		t.Errorf("bench: code %d\n%s%s", code, out, errs)
 	}
 
@@ -253,26 +254,45 @@ func TestDemo(t *testing.T) {
 
 // An error says what, where, why, and what to do.
 func TestErrors(t *testing.T) {
-	s := serve(t)
+	file := filepath.Join(t.TempDir(), "disk")
+	s := serve(t, "--file", file)
 	for _, c := range []struct {
 		args []string
 		want []string
 	}{
-		{[]string{"serve", "--addr", s.addr}, []string{"fabrid serve:", "4791", s.addr, "is taken", "--local-addr", "--udp-port", "rdma_rxe"}},
+		{[]string{"serve", "--addr", s.addr}, []string{"fabrid serve:", "4791", s.addr, "is taken", "--host-traddr", "--udp-port", "rdma_rxe"}},
 		{[]string{"serve", "--addr", "203.0.113.9"}, []string{"203.0.113.9:4791", "cannot assign requested address", "ip -brief address"}},
 		{[]string{"serve", "--addr", "nowhere"}, []string{`--addr "nowhere"`, "IP address"}},
 		{[]string{"serve", "--addr", "127.3.2.1", "--nqn", "disk"}, []string{"disk", "nqn."}},
+		{[]string{"serve", "127.3.2.1"}, []string{`argument "127.3.2.1"`, "fabrid serve --help"}},
+		{[]string{"serve", "--port", "0"}, []string{"--port", "1 to 65535"}},
+		{[]string{"serve", "--udp-port", "0"}, []string{"--udp-port", "1 to 65535"}},
+		{[]string{"serve", "--max-queues", "0"}, []string{"--max-queues", "from 1"}},
+		{[]string{"serve", "--spin", "-1s"}, []string{"--spin", `"-1s" is no time`}},
+		{[]string{"serve", "--addr", "127.3.2.1", "--block-size", "0"}, []string{"--block-size 0", "512 or 4096"}},
+		{[]string{"serve", "--addr", "127.3.2.1", "--file", file}, []string{file, "another process"}},
 		{[]string{"serve", "--size", "12q"}, []string{`"12q" is no size`, "256MiB"}},
 		{[]string{"serve", "--size", "1000"}, []string{"1000 bytes", "multiple of 4096"}},
 		{[]string{"serve", "--file", "x", "--null"}, []string{"file", "null"}},
 		{[]string{"discover"}, []string{"traddr", "required"}},
+		{[]string{"discover", s.addr}, []string{"argument", "-a"}},
+		{[]string{"discover", "-a", ""}, []string{`--traddr ""`, "IP address"}},
+		{[]string{"discover", "-a", s.addr + ":4420"}, []string{"--traddr", "without a port", "--trsvcid"}},
+		{[]string{"discover", "-a", s.addr, "-s", "65536"}, []string{"--trsvcid", "1 to 65535"}},
+		{[]string{"discover", "-a", s.addr, "--bogus"}, []string{"--bogus", "fabrid discover --help"}},
 		{[]string{"discover", "-t", "tcp", "-a", s.addr}, []string{"--transport tcp", "only rdma"}},
 		{[]string{"discover", "-a", s.addr, "-s", "4444"}, []string{"connection refused", "nobody listens at " + s.addr + ":4444", "check address and port"}},
-		{[]string{"discover", "-a", s.addr, "--local-addr", s.addr}, []string{"is taken", "--local-addr"}},
+		{[]string{"discover", "-a", s.addr, "--host-traddr", s.addr}, []string{"is taken", "--host-traddr"}},
 		{[]string{"bench", "-a", s.addr, "-n", "nqn.2014-08.org.example:other"}, []string{"nqn.2014-08.org.example:other", s.addr, "run discovery"}},
 		{[]string{"bench", "-a", s.addr, "--rw", "trim"}, []string{`"trim"`, "randrw"}},
 		{[]string{"bench", "-a", s.addr, "--rw", "read", "--verify"}, []string{"nothing that could be verified"}},
 		{[]string{"bench", "-a", s.addr, "--bs", "64M"}, []string{"67108864 bytes a command", "at most"}},
+		{[]string{"bench", "-a", s.addr, "--bs", "0"}, []string{"--bs 0"}},
+		{[]string{"bench", "-a", s.addr, "-i", "0"}, []string{"--nr-io-queues", "from 1"}},
+		{[]string{"bench", "-a", s.addr, "-k", "-1"}, []string{"--keep-alive-tmo", "from 0"}},
+		{[]string{"bench", "-a", s.addr, "-c", "0"}, []string{"--reconnect-delay", "from 1"}},
+		{[]string{"bench", "-a", s.addr, "--iodepth", "0"}, []string{"--iodepth", "from 1"}},
+		{[]string{"bench", "-a", s.addr, "--rwmixread", "0"}, []string{"--rwmixread", "1 to 100"}},
 		{[]string{"bench", "-a", s.addr, "--runtime", "soon"}, []string{`"soon" is no time`}},
 		{[]string{"--log-level", "loud", "demo"}, []string{`--log-level "loud"`, "debug"}},
 	} {
@@ -284,6 +304,57 @@ func TestErrors(t *testing.T) {
 			if !strings.Contains(errs, w) {
 				t.Errorf("fabrid %v: no %q in\n%s", c.args, w, errs)
 			}
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, errs, code := fabrid(t, "--version")
+	if !strings.HasPrefix(out, "fabrid ") || !strings.Contains(out, runtime.Version()) || errs != "" || code != 0 {
+		t.Errorf("--version: code %d, printed %q, %q", code, out, errs)
+	}
+}
+
+// full is a file on a disk that is full.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestLostOutputIsAnError(t *testing.T) {
+	s := serve(t)
+	for _, args := range [][]string{{"--version"}, {"discover", "-a", s.addr}, {"discover", "-a", s.addr, "--json"}} {
+		var errs bytes.Buffer
+		if code := run(t.Context(), args, full{}, &errs); code != 1 || !strings.Contains(errs.String(), "no space left") {
+			t.Errorf("fabrid %v to a full disk: code %d\n%s", args, code, &errs)
+		}
+	}
+}
+
+// What a machine serves has a name of its own, and the same one again.
+func TestDefaultNQN(t *testing.T) {
+	seen := make(map[string]serveFlags)
+	for _, f := range []serveFlags{
+		{port: 4420, udpPort: roce.Port},
+		{port: 4421, udpPort: roce.Port},
+		{port: 4420, udpPort: 4792},
+		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.1"}},
+		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.2"}},
+		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.1", "127.0.0.2"}},
+		{port: 4420, udpPort: roce.Port, file: "disk"},
+		{port: 4420, udpPort: roce.Port, file: "other"},
+	} {
+		nqn := f.defaultNQN()
+		if other, ok := seen[nqn]; ok {
+			t.Errorf("%+v has the name of %+v: %s", f, other, nqn)
+		}
+		seen[nqn] = f
+		f.size, f.addrs = 1<<30, slices.Clone(f.addrs)
+		slices.Reverse(f.addrs)
+		if f.file != "" {
+			f.file = "./" + f.file
+		}
+		if again := f.defaultNQN(); again != nqn {
+			t.Errorf("%+v has the name %s, and then %s", f, nqn, again)
 		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 func report(w io.Writer, r *load.Result) {
 	bs := size(r.BlockSize)
 	runtime := time.Duration(r.RuntimeMS * float64(time.Millisecond)).Round(time.Millisecond)
-	fmt.Fprintf(w, "%s of %s for %v: %d I/O queues, %d jobs each, %d commands outstanding each\n\n",
-		r.Pattern, &bs, runtime, r.Queues, r.NumJobs, r.IODepth)
+	fmt.Fprintf(w, "%s of %s for %v: %s, %s each, %s outstanding each\n\n",
+		r.Pattern, &bs, runtime, count(r.Queues, "I/O queue"), count(r.NumJobs, "job"), count(r.IODepth, "command"))
 	fmt.Fprintf(w, "%-6s %10s %10s %10s   latency/µs: %8s %8s %8s %8s %8s %8s\n", "", "I/Os", "IOPS", "MiB/s", "mean", "p50", "p90", "p99", "p99.9", "max")
 	row := func(name string, s *load.Summary) {
 		if s == nil {
@@ -37,6 +37,14 @@ func report(w io.Writer, r *load.Result) {
 		fmt.Fprintf(w, ", %d blocks verified", r.Verified)
 	}
 	fmt.Fprintln(w)
+}
+
+// count is 1 queue, or 2 queues.
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }
 
 // histogram draws a distribution of times in ns, with a bar for each power of

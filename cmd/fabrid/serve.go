@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"os/signal"
-	"strconv"
+	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -51,30 +53,34 @@ type serveFlags struct {
 }
 
 func (p *program) serveCommand() *cobra.Command {
-	f := serveFlags{size: 256 << 20, blockSize: bdev.DefaultBlockSize, inline: rdma.DefaultInlineDataSize}
+	f := serveFlags{
+		port: fabric.DefaultPort, udpPort: roce.Port,
+		size: 256 << 20, blockSize: bdev.DefaultBlockSize,
+		inline: rdma.DefaultInlineDataSize, maxQueueSize: rdma.DefaultMaxQueueSize, maxQueues: 1024,
+	}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve a namespace",
 		Long: "Serve a namespace over NVMe/RDMA, on RoCEv2 over UDP, until SIGINT or SIGTERM. SIGUSR1 prints\n" +
-			"counters, a line of JSON on stderr.",
+			"counters, a line of JSON on stderr. Any host that reaches it may connect, read and write.",
 		Example: "  fabrid serve\n  fabrid serve --addr 192.0.2.1 --file disk.img --size 10GiB",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.addrs, "addr", nil, "addresses to serve at, 0.0.0.0 and :: for all of a family (default all of both)")
-	flags.Uint16Var(&f.port, "port", fabric.DefaultPort, "port of NVMe/RDMA (trsvcid)")
-	flags.Uint16Var(&f.udpPort, "udp-port", roce.Port, "UDP port of RoCEv2; Linux and hardware know no other")
-	flags.StringVar(&f.nqn, "nqn", "", "name of the subsystem (default one of this machine's and port's)")
-	flags.Var(&f.size, "size", "size of the namespace; of a file that exists, its own is the default")
+	flags.Var((*port)(&f.port), "port", "port of NVMe/RDMA (trsvcid)")
+	flags.Var((*port)(&f.udpPort), "udp-port", "UDP port of RoCEv2; Linux and hardware know no other")
+	flags.StringVar(&f.nqn, "nqn", "", "name of the subsystem (default one made of this machine, the addresses, ports and --file)")
+	flags.Var(&f.size, "size", "size of the namespace; of a file that exists, its own is the default,\nmore makes it grow, less serves its beginning")
 	flags.StringVar(&f.file, "file", "", "keep the namespace in this file, not in memory; made if it does not exist")
 	flags.BoolVar(&f.null, "null", false, "a namespace that forgets what is written and reads as zeros")
 	flags.Var(&f.blockSize, "block-size", "logical block size, 512 or 4096")
 	flags.BoolVar(&f.useSRQ, "use-srq", false, "let the queues share their receives")
 	flags.Var(&f.inline, "inline-data-size", "data that a write command may carry in its capsule, 0 for none")
-	flags.IntVar(&f.maxQueueSize, "max-queue-size", rdma.DefaultMaxQueueSize, "largest I/O queue")
-	flags.IntVar(&f.maxQueues, "max-queues", 1024, "queues that may exist at once, of all hosts")
-	flags.DurationVar(&f.spin, "spin", 0, "look for work for so long before sleeping, such as 20us: lower latency for a busy core")
+	flags.Var(number{&f.maxQueueSize, 2, 1<<16 - 1}, "max-queue-size", "largest I/O queue")
+	flags.Var(number{&f.maxQueues, 1, math.MaxInt32}, "max-queues", "queues that may exist at once, of all hosts; admin queues count")
+	flags.Var((*span)(&f.spin), "spin", spinUsage)
 	cmd.MarkFlagsMutuallyExclusive("file", "null")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if f.file != "" && !cmd.Flags().Changed("size") {
@@ -87,10 +93,23 @@ func (p *program) serveCommand() *cobra.Command {
 	return cmd
 }
 
+// defaultNQN is a name that stays the same when the same is served again. What
+// else a machine serves has another: hosts take subsystems and namespaces of one
+// name for one, and would mix up their data.
+func (f *serveFlags) defaultNQN() string {
+	file := f.file
+	if abs, err := filepath.Abs(file); file != "" && err == nil {
+		file = abs
+	}
+	return nvme.UUIDNQN(machineUUID(fmt.Sprintf("target %q %d %d %q", slices.Sorted(slices.Values(f.addrs)), f.port, f.udpPort, file)))
+}
+
 // device opens the storage and says in words what it is.
 func (f *serveFlags) device() (bdev.Device, string, error) {
 	block := int(f.blockSize)
 	switch {
+	case block == 0:
+		return nil, "", errors.New("--block-size 0: want 512 or 4096")
 	case f.null:
 		d, err := bdev.NewNull(bdev.NullConfig{Size: uint64(f.size), BlockSize: block})
 		return d, "that forgets what is written", err
@@ -113,14 +132,14 @@ type server struct {
 }
 
 func (p *program) serve(ctx context.Context, f serveFlags) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	usr1 := make(chan os.Signal, 1)
 	signal.Notify(usr1, syscall.SIGUSR1)
 	defer signal.Stop(usr1)
 
 	if f.nqn == "" {
-		f.nqn = nvme.UUIDNQN(machineUUID("target " + strconv.Itoa(int(f.port))))
+		f.nqn = f.defaultNQN()
 	}
 	s, what, err := p.startServer(f)
 	if err != nil {
@@ -142,7 +161,6 @@ func (p *program) serve(ctx context.Context, f serveFlags) error {
 				p.log.Error("counters", "err", err)
 			}
 		case <-ctx.Done():
-			stop() // a second signal ends the process at once
 			p.log.Info("shutting down")
 			return s.stop()
 		}
@@ -244,23 +262,27 @@ func (s *server) printLines(w io.Writer, f serveFlags) {
 			reach = append(reach, addresses(a)...)
 		}
 	}
-	if f.udpPort == roce.Port {
+	others := slices.DeleteFunc(slices.Clone(reach), netip.Addr.IsLoopback)
+	if f.udpPort == roce.Port && len(others) > 0 {
 		fmt.Fprintln(w, "\nfrom a Linux host (eth0 is its interface; it needs no rxe0 if it has an RDMA NIC):")
 		fmt.Fprintln(w, "  modprobe -a nvme-rdma rdma_rxe; rdma link add rxe0 type rxe netdev eth0")
-		for _, a := range reach {
-			if a.IsLoopback() {
-				continue
-			}
+		for _, a := range others {
 			fmt.Fprintf(w, "  nvme discover -t rdma -a %v -s %d\n", a, f.port)
 			fmt.Fprintf(w, "  nvme connect -t rdma -a %v -s %d -n %s\n", a, f.port, f.nqn)
 		}
 	}
-	fmt.Fprintln(w, "\nwithout a kernel that knows RDMA:")
+	fmt.Fprintln(w, "\nwithout a kernel that knows RDMA (this overwrites what is there):")
 	udp := ""
 	if f.udpPort != roce.Port {
 		udp = fmt.Sprintf(" --udp-port %d", f.udpPort)
 	}
-	fmt.Fprintf(w, "  fabrid bench -t rdma -a %v -s %d -n %s --rw randrw --verify%s\n", local, f.port, f.nqn, udp)
+	for _, a := range slices.Compact(append([]netip.Addr{local}, reach...)) {
+		where := ""
+		if a.IsLoopback() {
+			where = " # on this machine"
+		}
+		fmt.Fprintf(w, "  fabrid bench -t rdma -a %v -s %d -n %s --rw randrw --verify%s%s\n", a, f.port, f.nqn, udp, where)
+	}
 }
 
 // stop takes leave of the hosts and frees everything, in order: no new

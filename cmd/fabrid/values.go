@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -61,3 +62,42 @@ func (s *span) Set(text string) error {
 
 func (s *span) String() string { return time.Duration(*s).String() }
 func (s *span) Type() string   { return "time" }
+
+// A port is a flag with a port of UDP or NVMe/RDMA.
+type port uint16
+
+func (p *port) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return errors.New("want a port, 1 to 65535")
+	}
+	*p = port(n)
+	return nil
+}
+
+func (p *port) String() string { return strconv.Itoa(int(*p)) }
+func (p *port) Type() string   { return "port" }
+
+// A number is a flag with a whole number from least to most.
+type number struct {
+	to          *int
+	least, most int
+}
+
+func (n number) Set(text string) error {
+	v, err := strconv.Atoi(text)
+	if err == nil && n.least <= v && v <= n.most {
+		*n.to = v
+		return nil
+	}
+	return fmt.Errorf("want a number from %d to %d", n.least, n.most)
+}
+
+func (n number) String() string {
+	if n.to == nil {
+		return "0"
+	}
+	return strconv.Itoa(*n.to)
+}
+
+func (n number) Type() string { return "int" }

@@ -133,7 +133,7 @@ func run(core int, cmd *exec.Cmd, to any) error {
 
 // fabrid measures a workload with fabrid.
 func (b *bench) fabrid(w workload) (f figure, err error) {
-	cmd := exec.Command(b.program, "bench", "-a", targetAddress, "--local-addr", hostAddress, "-n", benchNQN,
+	cmd := exec.Command(b.program, "bench", "-a", targetAddress, "--host-traddr", hostAddress, "-n", benchNQN,
 		"--rw", w.rw, "--bs", strconv.Itoa(w.bytes), "--iodepth", strconv.Itoa(w.depth), "--runtime", b.length.String(),
 		"--json", "--log-level", "warn", "--spin", b.spin.String())
 	if err := run(b.cores[1], cmd, &f); err != nil {
