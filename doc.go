@@ -7,14 +7,14 @@
 //   - Serve storage: package target (subsystems, namespaces, ports) with a
 //     device of package bdev.
 //   - Use storage that others serve: package host.
-//   - Connect the two: package transport/loop within one process, package
-//     fabric for RoCEv2.
+//   - Connect the two: package fabric, over RoCEv2 or within one process.
 //   - Measure: package load.
 //
 // Below these are the rooms that few programs enter by themselves:
 //
 //	nvme            the specification: types, byte layouts, status codes, names
 //	transport       the seam between target or host and the fabrics; the life of a queue
+//	transport/loop  the fabric within one process
 //	transport/rdma  NVMe/RDMA over verbs and rdmacm, for any provider
 //	rdmacm          the RDMA connection manager
 //	verbs           the verbs interface: queue pairs, memory regions, completions

@@ -24,17 +24,9 @@ func Example() {
 	node, err := fabric.NewNode(fabric.Config{})
 	check(err)
 
-	// The target: a subsystem with a namespace, reached through a port.
 	disk, err := bdev.NewMemory(bdev.MemoryConfig{Size: 64 << 20})
 	check(err)
-	tgt := target.New(target.Config{})
-	subsystem, err := tgt.AddSubsystem(target.SubsystemConfig{NQN: nqn, AllowAnyHost: true})
-	check(err)
-	_, err = subsystem.AddNamespace(target.NamespaceConfig{Device: disk})
-	check(err)
-	port, err := tgt.AddPort(target.PortConfig{ID: 1})
-	check(err)
-	check(port.Link(subsystem))
+	tgt, port := newTarget(disk)
 
 	// The port listens on the fabric within the process.
 	address := netip.MustParseAddrPort("192.0.2.1:4420")
@@ -65,6 +57,20 @@ func Example() {
 	// 64 MiB in blocks of 4096: "written over a fabric"
 }
 
+// newTarget returns a target: a subsystem with a namespace, reached through a
+// port.
+func newTarget(disk bdev.Device) (*target.Target, *target.Port) {
+	tgt := target.New(target.Config{})
+	subsystem, err := tgt.AddSubsystem(target.SubsystemConfig{NQN: nqn, AllowAnyHost: true})
+	check(err)
+	_, err = subsystem.AddNamespace(target.NamespaceConfig{Device: disk})
+	check(err)
+	port, err := tgt.AddPort(target.PortConfig{ID: 1})
+	check(err)
+	check(port.Link(subsystem))
+	return tgt, port
+}
+
 // The same over RDMA: RoCEv2 on the loopback interface, in the place of which
 // any other will do. Each end of a connection has a device, with an address of
 // its own. Who looks for subsystems asks the discovery controller.
@@ -75,14 +81,7 @@ func Example_roce() {
 
 	disk, err := bdev.NewMemory(bdev.MemoryConfig{Size: 64 << 20})
 	check(err)
-	tgt := target.New(target.Config{})
-	subsystem, err := tgt.AddSubsystem(target.SubsystemConfig{NQN: nqn, AllowAnyHost: true})
-	check(err)
-	_, err = subsystem.AddNamespace(target.NamespaceConfig{Device: disk})
-	check(err)
-	port, err := tgt.AddPort(target.PortConfig{ID: 1})
-	check(err)
-	check(port.Link(subsystem))
+	tgt, port := newTarget(disk)
 
 	server, err := node.OpenRoCE(roce.Config{Addr: netip.MustParseAddr("127.4.20.1")})
 	check(err)
