@@ -43,7 +43,7 @@ type Memory struct {
 const (
 	memoryRegion  = 256 << 10 // bytes: a multiple of every block size and of the page size
 	memoryStripes = 1024
-	memoryTurn    = 32 << 20 // bytes that a long op handles before it lets others run
+	memoryTurn    = 4 << 20  // bytes that a long op handles before it lets others run: a queue has many at once
 	memoryDrop    = 64 << 10 // bytes from which on zeroing a range gives its pages back instead
 )
 

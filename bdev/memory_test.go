@@ -77,6 +77,34 @@ func TestMemoryLongOpYields(t *testing.T) {
 	}
 }
 
+// A host may have many Write Zeroes of the largest size outstanding: none of them
+// is done at once.
+func TestMemoryBatchYields(t *testing.T) {
+	b := newBench(t, must(bdev.NewMemory(bdev.MemoryConfig{Size: 64 << 20, BlockSize: 512}))(t))
+	b.write(32<<20-4096, fill(4096, 7))
+	ops := make([]bdev.Op, 127)
+	left, done := len(ops), make(chan struct{})
+	if err := b.shard.Run(func() {
+		for i := range ops {
+			ops[i] = bdev.Op{Kind: bdev.WriteZeroes, Length: 1 << 16 * 512, Shard: b.shard, Done: func(*bdev.Op) {
+				if left--; left == 0 {
+					close(done)
+				}
+			}}
+			b.dev.Submit(&ops[i])
+		}
+		if left != len(ops) {
+			t.Errorf("%d of %d ended within Submit", len(ops)-left, len(ops))
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if !bytes.Equal(b.read(32<<20-4096, 4096), make([]byte, 4096)) {
+		t.Error("not zero")
+	}
+}
+
 func TestMemoryConfig(t *testing.T) {
 	for _, c := range []bdev.MemoryConfig{
 		{}, {Size: 4095}, {Size: 4096, BlockSize: 1024}, {Size: 512, BlockSize: 513}, {Size: math.MaxUint64 - 4095},
