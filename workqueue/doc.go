@@ -23,6 +23,12 @@
 // wait for itself: they panic. [Queue.FlushAsync] does not wait but calls back,
 // for those who must not wait: event handlers, works of the queue itself.
 //
+// # Operators
+//
+// [Queue.Stats] says how many workers there are, what waits and what runs, each
+// by name and for how long; it is a struct for metrics and a text for people.
+// [Queue.SetMaxActive] changes the number of workers.
+//
 // # Lock order
 //
 // With the build tag lockdep, whatever a queue runs holds a class of the queue,

@@ -9,8 +9,14 @@ import (
 	"github.com/fabrid/fabrid/lockdep"
 )
 
-// DefaultMaxActive is the MaxActive of a queue whose Config does not say.
-const DefaultMaxActive = 8
+const (
+	// DefaultMaxActive is the MaxActive of a queue whose Config does not say.
+	DefaultMaxActive = 8
+
+	// MaxActiveLimit is the highest MaxActive, as each is a goroutine: what an
+	// operator may ask for is bounded.
+	MaxActiveLimit = 2048
+)
 
 // A Config describes a queue.
 type Config struct {
@@ -19,7 +25,8 @@ type Config struct {
 	Name string
 
 	// MaxActive is how many works may run at once, and how many workers there
-	// are: 0 is DefaultMaxActive. [Queue.SetMaxActive] changes it.
+	// are: 0 is DefaultMaxActive, MaxActiveLimit the most. [Queue.SetMaxActive]
+	// changes it.
 	MaxActive int
 
 	// Ordered makes the queue run one work at a time, in the order in which
@@ -81,7 +88,7 @@ func New(c Config) *Queue {
 	if c.Name == "" {
 		panic("workqueue: new: no name")
 	}
-	if n < 0 || c.Ordered && n != 1 {
+	if n < 0 || n > MaxActiveLimit || c.Ordered && n != 1 {
 		panic(fmt.Sprintf("workqueue: new queue %q: MaxActive %d, ordered %t", c.Name, c.MaxActive, c.Ordered))
 	}
 	q := &Queue{name: c.Name, ordered: c.Ordered, maxActive: n, validator: lockdep.Current()}
@@ -163,14 +170,14 @@ func (q *Queue) pushLocked(w *Work) {
 }
 
 // SetMaxActive changes how many works may run at once. More workers are started
-// at once; surplus ones end when they are idle. It returns an error if n is less
-// than one, if the queue is ordered, or if it is destroyed.
+// at once; surplus ones end when they are idle. It returns an error if n is not
+// 1 to MaxActiveLimit, if the queue is ordered, or if it is destroyed.
 func (q *Queue) SetMaxActive(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
-	case n < 1:
-		return fmt.Errorf("workqueue: queue %q: MaxActive %d, need 1 or more", q.name, n)
+	case n < 1 || n > MaxActiveLimit:
+		return fmt.Errorf("workqueue: queue %q: MaxActive %d, need 1 to %d", q.name, n, MaxActiveLimit)
 	case q.ordered && n != 1:
 		return fmt.Errorf("workqueue: queue %q: MaxActive %d: %w", q.name, n, ErrOrdered)
 	case q.destroyed:

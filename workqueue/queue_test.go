@@ -60,6 +60,7 @@ func TestMisuse(t *testing.T) {
 		{},
 		{Name: "q", MaxActive: -1},
 		{Name: "q", MaxActive: 2, Ordered: true},
+		{Name: "q", MaxActive: workqueue.MaxActiveLimit + 1},
 	} {
 		wantPanic(t, "workqueue: new", func() { workqueue.New(c) })
 	}
@@ -89,8 +90,10 @@ func TestSetMaxActive(t *testing.T) {
 					tc.maxActive, s.Pending, len(s.Running), s.Workers, tc.pending, tc.running, tc.running)
 			}
 		}
-		if err := q.SetMaxActive(0); err == nil {
-			t.Error("MaxActive 0: no error")
+		for _, n := range []int{0, -1, workqueue.MaxActiveLimit + 1} {
+			if err := q.SetMaxActive(n); err == nil {
+				t.Errorf("MaxActive %d: no error", n)
+			}
 		}
 		q.Flush()
 
@@ -117,13 +120,29 @@ func TestStats(t *testing.T) {
 		q.Queue(newWork("waits", func() {}))
 		q.Queue(newWork("waits too", func() {}))
 		time.Sleep(time.Second)
-		got := fmt.Sprintf("%+v", q.Stats())
+		s := q.Stats()
+		type plain workqueue.Stats // without its String
+		got := fmt.Sprintf("%+v", plain(s))
 		want := "{Name:q Ordered:false MaxActive:2 Workers:2 Pending:2 OldestPending:1s Delayed:0 Barriers:1" +
 			" Completed:1 Running:[{Name:old Age:3s} {Name:middle Age:2s}] Draining:false Destroyed:false}"
 		if got != want {
 			t.Errorf("stats:\n%s, want\n%s", got, want)
 		}
+		want = "workqueue \"q\": max_active 2, workers 2, running 2, pending 2 (oldest 1s), delayed 0, barriers 1, completed 1\n" +
+			"    3s  old\n    2s  middle\n"
+		if got := s.String(); got != want {
+			t.Errorf("text:\n%s, want\n%s", got, want)
+		}
 	})
+	got := workqueue.Stats{
+		Name: "o", Ordered: true, MaxActive: 1, Draining: true, Destroyed: true,
+		Running: []workqueue.Running{{Name: "w", Age: 1234567 * time.Nanosecond}},
+	}.String()
+	want := "workqueue \"o\": max_active 1, workers 0, running 1, pending 0, delayed 0, barriers 0, completed 0; ordered; draining; destroyed\n" +
+		"    1.235ms  w\n"
+	if got != want {
+		t.Errorf("text:\n%s, want\n%s", got, want)
+	}
 }
 
 // runtime.Goexit, which t.FailNow calls, ends a worker; the queue goes on.

@@ -2,7 +2,9 @@ package workqueue
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +32,41 @@ type Stats struct {
 type Running struct {
 	Name string
 	Age  time.Duration // since it began
+}
+
+// String returns s as text for people: a line about the queue, and one about
+// each thing that runs, the longest-running first.
+//
+//	workqueue "delete": max_active 4, workers 4, running 1, pending 2 (oldest 1.5s), delayed 0, barriers 1, completed 1234; draining
+//	    3.2s  queue.release
+func (s Stats) String() string {
+	b := new(strings.Builder)
+	fmt.Fprintf(b, "workqueue %q: max_active %d, workers %d, running %d, pending %d", s.Name, s.MaxActive, s.Workers, len(s.Running), s.Pending)
+	if s.Pending > 0 {
+		fmt.Fprintf(b, " (oldest %v)", rounded(s.OldestPending))
+	}
+	fmt.Fprintf(b, ", delayed %d, barriers %d, completed %d", s.Delayed, s.Barriers, s.Completed)
+	for _, is := range []struct {
+		so   bool
+		what string
+	}{{s.Ordered, "ordered"}, {s.Draining, "draining"}, {s.Destroyed, "destroyed"}} {
+		if is.so {
+			b.WriteString("; " + is.what)
+		}
+	}
+	b.WriteByte('\n')
+	for _, r := range s.Running {
+		fmt.Fprintf(b, "    %v  %s\n", rounded(r.Age), r.Name)
+	}
+	return b.String()
+}
+
+// rounded cuts off what is noise to a reader.
+func rounded(d time.Duration) time.Duration {
+	if d < 10*time.Millisecond {
+		return d.Round(time.Microsecond)
+	}
+	return d.Round(time.Millisecond)
 }
 
 // Stats returns what the queue is doing at this moment.
