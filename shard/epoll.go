@@ -29,8 +29,11 @@ type epoll struct {
 	events    [64]unix.EpollEvent
 }
 
+// A slot is the place of a descriptor. Its gen tells it from those that had the
+// slot before: an event of theirs may have been fetched when they were removed.
 type slot struct {
 	fd    int
+	gen   int32
 	ready func(events uint32)
 }
 
@@ -76,7 +79,7 @@ func (p *epoll) wait(timeout time.Duration) bool {
 		if e.Fd == wakeSlot {
 			continue // edge-triggered: nothing to read
 		}
-		if s := &p.slots[e.Fd]; s.ready != nil {
+		if s := &p.slots[e.Fd]; s.ready != nil && s.gen == e.Pad {
 			s.ready(e.Events)
 			ran = true
 		}
@@ -106,19 +109,20 @@ func (s *Shard) Add(fd int, events uint32, ready func(events uint32)) (id int, e
 		id = len(p.slots)
 		p.slots = append(p.slots, slot{})
 	}
-	e := unix.EpollEvent{Events: events, Fd: int32(id)}
+	gen := p.slots[id].gen
+	e := unix.EpollEvent{Events: events, Fd: int32(id), Pad: gen}
 	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
 		p.free = append(p.free, int32(id))
 		return 0, fmt.Errorf("shard: add descriptor %d: %w", fd, err)
 	}
-	p.slots[id] = slot{fd, ready}
+	p.slots[id] = slot{fd, gen, ready}
 	return id, nil
 }
 
 // Watch changes the events that the descriptor added as id is called for.
 func (s *Shard) Watch(id int, events uint32) error {
 	p := s.poller.(*epoll)
-	e := unix.EpollEvent{Events: events, Fd: int32(id)}
+	e := unix.EpollEvent{Events: events, Fd: int32(id), Pad: p.slots[id].gen}
 	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_MOD, p.slots[id].fd, &e); err != nil {
 		return fmt.Errorf("shard: watch descriptor %d: %w", p.slots[id].fd, err)
 	}
@@ -130,7 +134,7 @@ func (s *Shard) Watch(id int, events uint32) error {
 func (s *Shard) Remove(id int) error {
 	p := s.poller.(*epoll)
 	fd := p.slots[id].fd
-	p.slots[id] = slot{}
+	p.slots[id] = slot{gen: p.slots[id].gen + 1}
 	p.free = append(p.free, int32(id))
 	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, fd, nil); err != nil {
 		return fmt.Errorf("shard: remove descriptor %d: %w", fd, err)

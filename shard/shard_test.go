@@ -175,6 +175,55 @@ func TestDescriptor(t *testing.T) {
 	}
 }
 
+// What takes the place of a descriptor does not get its events.
+func TestDescriptorRemovedInABatch(t *testing.T) {
+	s := start(t, Config{})
+	var pipes [3][2]int
+	for i := range pipes {
+		if err := unix.Pipe2(pipes[i][:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pipes[i][0])
+		defer unix.Close(pipes[i][1])
+	}
+	const silent = 2 // has nothing to read
+	for _, i := range []int{0, 1} {
+		if _, err := unix.Write(pipes[i][1], []byte{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ids []int
+	add := func(i int, ready func(uint32)) {
+		id, err := s.Add(pipes[i][0], Readable, ready)
+		if err != nil {
+			t.Error(err)
+		}
+		ids = append(ids, id)
+	}
+	remove := func() {
+		for _, id := range ids {
+			if err := s.Remove(id); err != nil {
+				t.Error(err)
+			}
+		}
+		ids = nil
+	}
+	changed := make(chan struct{})
+	both := func(uint32) { // both are readable, and the first takes them away
+		remove()
+		// It takes the slot that was freed last: that of the second.
+		add(silent, func(uint32) { t.Error("called for what is not readable") })
+		close(changed)
+	}
+	if err := s.Run(func() { add(0, both); add(1, both) }); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	if err := s.Run(remove); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A handler sees the time at which it was woken, not that of the sleep before.
 func TestNowAfterASleep(t *testing.T) {
 	s := start(t, Config{})
