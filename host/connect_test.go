@@ -420,10 +420,9 @@ func TestDiscoveryController(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, true, target.SubsystemConfig{})
 		defer w.close()
-		l := newEventLog()
 		cfg := w.config()
-		cfg.NQN, cfg.KATO, cfg.Events = nvme.DiscoveryNQN, 10*time.Second, l.events()
-		c := w.connect(cfg)
+		cfg.NQN, cfg.KATO = nvme.DiscoveryNQN, 10*time.Second
+		c, l := w.connectLogged(cfg)
 		if len(c.Queues()) != 0 || len(c.Namespaces()) != 0 {
 			t.Errorf("%d queues, %d namespaces", len(c.Queues()), len(c.Namespaces()))
 		}

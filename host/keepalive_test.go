@@ -18,6 +18,9 @@ func isKeepAlive(c nvme.Command) bool {
 	return !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminKeepAlive)
 }
 
+// An idle host sends a Keep Alive every KATO/4, as the controller counts any
+// traffic; a busy one none; and a controller that does not gets one every
+// KATO/2 whatever else is sent.
 func TestKeepAlive(t *testing.T) {
 	for _, tbkas := range []bool{true, false} {
 		bubble(t, func(t *testing.T, w *world) {
@@ -80,12 +83,11 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
+// No answer to a Keep Alive within KATO: the connection is given up, and made
+// again after ReconnectDelay.
 func TestKeepAliveUnanswered(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		var sent time.Time
 		w.dialer.set(func() {
 			w.dialer.swallow = func(_ uint16, c nvme.Command) bool {

@@ -115,10 +115,7 @@ func TestDisconnectInOrder(t *testing.T) {
 
 func TestNamespaceEvents(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		n := w.namespace(c)
 		mem, err := bdev.NewMemory(bdev.MemoryConfig{Size: 1 << 16, BlockSize: 4096})
 		w.must(err)
@@ -143,10 +140,7 @@ func TestNamespaceEvents(t *testing.T) {
 
 func TestReplacedNamespace(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		n := w.namespace(c)
 		w.unplug()
 		l.wait(t, "lost")
@@ -174,10 +168,9 @@ func TestReplacedNamespace(t *testing.T) {
 
 func TestFewerQueues(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
 		cfg := w.config()
-		cfg.NrIOQueues, cfg.Events = 3, l.events()
-		c := w.connect(cfg)
+		cfg.NrIOQueues = 3
+		c, l := w.connectLogged(cfg)
 		n := w.namespace(c)
 		w.unplug()
 		l.wait(t, "lost")
@@ -255,10 +248,7 @@ func TestDisconnectClosesAllQueues(t *testing.T) {
 // making one.
 func TestDisconnectDuringReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		n := w.namespace(c)
 		w.unplug()
 		l.wait(t, "lost")

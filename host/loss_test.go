@@ -32,18 +32,10 @@ func async(fn func() error) <-chan error {
 	return c
 }
 
-// An idle host sends a Keep Alive every KATO/4, as the controller counts any
-// traffic; a busy one none; and a controller that does not gets one every
-// KATO/2 whatever else is sent.
-// No answer to a Keep Alive within KATO: the connection is given up, and made
-// again after ReconnectDelay.
 // Attempts come every 10 s exactly, and I/O waits for the one that succeeds.
 func TestReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		n := w.namespace(c)
 		data := bytes.Repeat([]byte{7}, 4096)
 		w.must(n.Write(context.Background(), 8, data))
@@ -104,10 +96,9 @@ func TestCtrlLoss(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				l := newEventLog()
 				cfg := w.config()
-				cfg.ReconnectDelay, cfg.CtrlLossTMO, cfg.Events = x.delay, x.tmo, l.events()
-				c := w.connect(cfg)
+				cfg.ReconnectDelay, cfg.CtrlLossTMO = x.delay, x.tmo
+				c, l := w.connectLogged(cfg)
 				n := w.namespace(c)
 				lost := time.Now()
 				w.unplug()
@@ -162,10 +153,7 @@ func TestReconnectForever(t *testing.T) {
 // A status with DNR ends the attempts; one without does not.
 func TestReconnectDNR(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		busy := true
 		w.dialer.set(func() {
 			w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
@@ -194,10 +182,9 @@ func TestReconnectDNR(t *testing.T) {
 
 func TestFastIOFail(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
 		cfg := w.config()
-		cfg.FastIOFailTMO, cfg.Events = 15*time.Second, l.events()
-		c := w.connect(cfg)
+		cfg.FastIOFailTMO = 15 * time.Second
+		c, l := w.connectLogged(cfg)
 		n := w.namespace(c)
 		lost := time.Now()
 		w.unplug()
@@ -218,10 +205,9 @@ func TestFastIOFail(t *testing.T) {
 func TestInterruptedCommands(t *testing.T) {
 	for _, noRequeue := range []bool{false, true} {
 		bubble(t, func(t *testing.T, w *world) {
-			l := newEventLog()
 			cfg := w.config()
-			cfg.NoRequeue, cfg.Events = noRequeue, l.events()
-			c := w.connect(cfg)
+			cfg.NoRequeue = noRequeue
+			c, l := w.connectLogged(cfg)
 			n := w.namespace(c)
 			w.dev.Hold()
 			data := bytes.Repeat([]byte{9}, 100<<10) // two commands
@@ -255,10 +241,7 @@ func TestInterruptedCommands(t *testing.T) {
 // again, but not for ever.
 func TestIOTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		l := newEventLog()
-		cfg := w.config()
-		cfg.Events = l.events()
-		c := w.connect(cfg)
+		c, l := w.connectLogged(w.config())
 		n := w.namespace(c)
 		tries := 0
 		w.dialer.set(func() {

@@ -161,6 +161,14 @@ func (w *world) connect(cfg host.Config) *host.Controller {
 	return c
 }
 
+// connectLogged is connect with a log of the controller's events.
+func (w *world) connectLogged(cfg host.Config) (*host.Controller, *eventLog) {
+	w.t.Helper()
+	l := newEventLog()
+	cfg.Events = l.events()
+	return w.connect(cfg), l
+}
+
 func (w *world) disconnect(c *host.Controller) {
 	w.t.Helper()
 	if err := c.Disconnect(context.Background()); err != nil {
