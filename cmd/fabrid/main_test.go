@@ -125,6 +125,10 @@ func TestServeDiscoverBench(t *testing.T) {
 		t.Errorf("serve printed\n%s", text)
 	}
 
+	if text := s.stdout.String(); strings.Contains(text, "nvme connect") || !strings.Contains(text, "# on this machine") {
+		t.Errorf("serve at a loopback address printed\n%s", text)
+	}
+
 	out, errs, code := fabrid(t, "discover", "-a", s.addr)
 	if code != 0 || !strings.Contains(out, "subnqn:      "+nqn) || !strings.Contains(out, "Number of Records 2") {
 		t.Errorf("discover: code %d\n%s%s", code, out, errs)
