@@ -210,7 +210,9 @@ func TestFewerQueues(t *testing.T) {
 		w.unplug()
 		w.listen()
 		l.wait(t, "reconnected")
-		w.must(q.Shard().Run(func() { w.must(q.Submit(io)) }))
+		var submitted error
+		w.must(q.Shard().Run(func() { submitted = q.Submit(io) }))
+		w.must(submitted)
 		w.disconnect(c)
 	})
 }

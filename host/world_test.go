@@ -308,17 +308,20 @@ func (l *eventLog) note(s string) {
 	l.c <- s
 }
 
-// wait waits for the given event, over others.
+// wait waits for the given event, over others. After the controller's death no
+// other comes.
 func (l *eventLog) wait(t testing.TB, want string) {
 	t.Helper()
 	timeout := time.After(time.Hour)
-	for {
+	for got := ""; got != want; {
 		select {
-		case s := <-l.c:
-			if s == want {
-				return
-			}
+		case got = <-l.c:
 		case <-timeout:
+			got = "nothing"
+		}
+		if got != want && (got == "dead" || got == "nothing") {
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			t.Fatalf("no event %q; there were %q", want, l.all)
 		}
 	}
