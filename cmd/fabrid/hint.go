@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"syscall"
 
+	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs/roce"
 )
 
@@ -24,6 +26,10 @@ func (e *portTaken) Unwrap() error { return syscall.EADDRINUSE }
 
 // hint says what a user can do about an error that does not say so itself.
 func hint(err error) string {
+	if r, ok := errors.AsType[*transport.RefusedError](err); ok && r.Reason == rdmacm.RejectReason(rdmacm.RejInvalidMTU) {
+		return "this machine's interface takes longer packets than the target's: give both the same MTU (ip link), or\n" +
+			"this host an address on a fitting interface, with --host-traddr"
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Sprintf("RoCEv2 peers receive on UDP port %d, so two of them on one machine need different addresses:\n"+

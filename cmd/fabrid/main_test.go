@@ -20,7 +20,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fabrid/fabrid/load"
+	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs/roce"
 )
 
@@ -308,6 +310,27 @@ func TestErrors(t *testing.T) {
 			if !strings.Contains(errs, w) {
 				t.Errorf("fabrid %v: no %q in\n%s", c.args, w, errs)
 			}
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&transport.RefusedError{Listening: true, Reason: rdmacm.RejectReason(rdmacm.RejInvalidMTU)}, "the same MTU"},
+		{context.DeadlineExceeded, "UDP port 4791"},
+		{syscall.EWOULDBLOCK, "another process"},
+		{syscall.EHOSTUNREACH, "ip route get"},
+	} {
+		if h := hint(fmt.Errorf("at the end of a chain: %w", c.err)); !strings.Contains(h, c.want) {
+			t.Errorf("hint for %v: no %q in %q", c.err, c.want, h)
+		}
+	}
+	for _, err := range []error{context.Canceled, &transport.RefusedError{Listening: true, Reason: "no memory"}} {
+		if h := hint(err); h != "" {
+			t.Errorf("hint for %v: %q", err, h)
 		}
 	}
 }
