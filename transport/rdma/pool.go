@@ -304,6 +304,17 @@ func (p *pool) serveWaiting() {
 	}
 }
 
+// missedBy reports whether other queues than q wait for buffers, and not for
+// their own share.
+func (p *pool) missedBy(q *queue) bool {
+	for r := p.waiting.head; r != nil; r = r.next {
+		if r.queue != q && !p.over(r) {
+			return true
+		}
+	}
+	return false
+}
+
 // close gives the memory back to the system. It is called once nothing runs on
 // the shard that uses the pool, and not on a shard. While chunks are out it is
 // an error and does nothing.

@@ -432,22 +432,29 @@ func (q *queue) unposted(wrs []verbs.SendWR) {
 
 var errStalled = errors.New("rdma: the host takes nothing any more")
 
+// pressedStall is what StallTimeout is divided by for a host that takes nothing
+// while others wait for the buffers that it holds.
+const pressedStall = 8
+
 // watch begins to look whether the host takes what is sent: it may withhold
 // its receives for ever, with all the buffers that we hold for it.
 func (q *queue) watch() {
 	q.tx.moved = q.v.shard.Now()
 	if !q.stallTimer.Armed() {
-		q.v.shard.Arm(&q.stallTimer, q.tx.moved+q.l.cfg.StallTimeout)
+		q.v.shard.Arm(&q.stallTimer, q.tx.moved+q.l.cfg.StallTimeout/pressedStall)
 	}
 }
 
 func (q *queue) stalled() {
-	switch due := q.tx.moved + q.l.cfg.StallTimeout; {
+	now, full, pressed := q.v.shard.Now(), q.l.cfg.StallTimeout, q.l.cfg.StallTimeout/pressedStall
+	switch since := now - q.tx.moved; {
 	case q.tx.outstanding() == 0: // watch begins anew
-	case q.v.shard.Now() >= due:
+	case since >= full, since >= pressed && q.held > 0 && q.v.pool.missedBy(q):
 		q.fail(errStalled)
+	case since >= pressed:
+		q.v.shard.Arm(&q.stallTimer, min(now+pressed, q.tx.moved+full))
 	default:
-		q.v.shard.Arm(&q.stallTimer, due)
+		q.v.shard.Arm(&q.stallTimer, q.tx.moved+pressed)
 	}
 }
 

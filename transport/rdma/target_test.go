@@ -333,11 +333,11 @@ func TestStalledHost(t *testing.T) {
 	w.net.HoldAcks(false)
 }
 
-// A host that withholds its receives holds no more than its queue's share of
-// the buffers, and others go on.
-func TestShareOfThePool(t *testing.T) {
-	w := newWorld(t, worldConfig{})
-	r, core := w.connectRaw(1, 128)
+// hoard connects a raw host that takes all the buffers that it can get, and its
+// data never.
+func (w *world) hoard(qid uint16) *testQueue {
+	w.Helper()
+	r, core := w.connectRaw(qid, 128)
 	r.on(func() error { r.keep = true; return nil })
 	for range rawReceives {
 		r.send(command(1, opFlush, nvme.SGL{Type: nvme.SGLKeyed}))
@@ -349,14 +349,59 @@ func TestShareOfThePool(t *testing.T) {
 		all = append(all, command(i, opRead, nvme.SGL{Type: nvme.SGLKeyed, Length: 128 << 10, Key: m.RKey()}))
 	}
 	r.send(all...)
-	const share = (8 << 20) / (128 << 10) / poolShare
 	w.until("the reads", func() bool {
 		n := 0
 		if err := core.p.Shard.Run(func() { n = core.received }); err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 		return n == rawReceives+128
 	})
+	return core
+}
+
+// Hosts that together hold all the buffers, and take nothing, are given up
+// sooner when another host misses them, and only then.
+func TestHoards(t *testing.T) {
+	const timeout = 3 * time.Second
+	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = timeout }})
+	var hoards []*testQueue
+	start := time.Now()
+	for qid := range uint16(poolShare) {
+		hoards = append(hoards, w.hoard(1+qid))
+	}
+	<-shortTimer(hoards[0].p.Shard, timeout/pressedStall)
+	for i, h := range hoards {
+		select {
+		case <-h.downed:
+			t.Errorf("hoard %d is down, and nobody misses its buffers", i)
+		default:
+		}
+	}
+	w.dial(9, 8).ok(ioReq(nvme.IORead, 0, make([]byte, 4096)))
+	if d := time.Since(start); d >= timeout {
+		t.Errorf("a read has waited %v", d)
+	}
+	given := 0
+	for _, h := range hoards {
+		if err := h.p.Shard.Run(func() {
+			if errors.Is(h.cause, errStalled) {
+				given++
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if given == 0 {
+		t.Error("none was given up")
+	}
+}
+
+// A host that withholds its receives holds no more than its queue's share of
+// the buffers, and others go on.
+func TestShareOfThePool(t *testing.T) {
+	w := newWorld(t, worldConfig{})
+	w.hoard(1)
+	const share = (8 << 20) / (128 << 10) / poolShare
 	if n := w.l.Stats().Buffers; n != share {
 		t.Errorf("%d buffers in use, want %d", n, share)
 	}
