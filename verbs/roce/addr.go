@@ -52,22 +52,31 @@ func (d *Device) routeTo(remote netip.Addr) (netip.Addr, error) {
 }
 
 // An mtuCache keeps the machine's addresses and their interfaces' MTUs for a
-// while, so that a storm of connections does not ask for them each time. It
-// belongs to the shard.
+// while, because to ask for them takes long, and a storm of connections, of
+// which each needs one, must not. It belongs to the shard.
 type mtuCache struct {
-	until time.Time
+	asked time.Time
 	mtus  map[netip.Addr]int
 }
 
-const mtuCacheTime = time.Second
+const (
+	mtuCacheTime  = 10 * time.Second // of an address that there is
+	mtuCacheTime0 = time.Second      // of one that there is not: it may be new
+)
 
 // linkMTU returns the MTU of the interface that has an address; ok is false if
 // none has.
 func (c *mtuCache) linkMTU(local netip.Addr) (mtu int, ok bool) {
-	if now := time.Now(); now.After(c.until) {
-		c.until = now.Add(mtuCacheTime)
-		c.mtus = interfaceMTUs()
+	age := time.Since(c.asked)
+	if mtu, ok = c.lookUp(local); ok && age < mtuCacheTime || age < mtuCacheTime0 {
+		return mtu, ok
 	}
+	c.asked = time.Now()
+	c.mtus = interfaceMTUs()
+	return c.lookUp(local)
+}
+
+func (c *mtuCache) lookUp(local netip.Addr) (mtu int, ok bool) {
 	if mtu, ok = c.mtus[local]; !ok && local.Is4() && local.IsLoopback() {
 		// All of 127.0.0.0/8 is the machine's, whatever is configured.
 		mtu, ok = c.mtus[netip.AddrFrom4([4]byte{127, 0, 0, 1})]

@@ -19,6 +19,8 @@ type cmLink interface {
 	pathMTU(local netip.Addr) int
 	// isLocal reports whether packets to addr are for this device.
 	isLocal(addr netip.Addr) bool
+	// hasAddr reports whether the machine has addr, now.
+	hasAddr(addr netip.Addr) bool
 	// routeTo returns our address for connections to remote. Any goroutine.
 	routeTo(remote netip.Addr) (netip.Addr, error)
 }
@@ -58,9 +60,12 @@ func (c *cmCaps) setDefaults() {
 type cm struct {
 	cfg    cmConfig
 	closed bool
+	why    error  // it was closed
 	agent  uint32 // upper half of our transaction IDs
 
 	listeners map[netip.AddrPort]*cmListener // by address, which is invalid for all
+	prober    shard.Timer                    // see probe
+	watchers  map[*cmWatcher]struct{}
 
 	// Every connection that the wire knows is in conns, by our comm ID; and, from
 	// when the peer's IDs are known, in peers and peerQPs. A peer is its address
@@ -73,7 +78,19 @@ type cm struct {
 	halfOpen  int
 	lingering int
 	timewait  cmTimewait
-	buf       [madLen]byte
+
+	// scratch is for one message at a time, from when it is written to when it
+	// is in bytes.
+	scratch struct {
+		req  cmREQ
+		rep  cmREP
+		rtu  cmRTU
+		rej  cmREJ
+		mra  cmMRA
+		dreq cmDREQ
+		drep cmDREP
+		buf  [madLen]byte
+	}
 }
 
 // A cmPeer is a connection as its peer names it.
@@ -93,6 +110,7 @@ type cmPeerQP struct {
 // A cmListener is who is asked about connections at an address.
 type cmListener struct {
 	request func(rdmacm.Conn, rdmacm.ConnParam)
+	gone    bool // its address is, and that was told
 }
 
 var errCMClosed = errors.New("roce: cm: device closed")
@@ -100,8 +118,9 @@ var errCMClosed = errors.New("roce: cm: device closed")
 func newCM(cfg cmConfig) *cm {
 	cfg.times.setDefaults()
 	cfg.caps.setDefaults()
-	return &cm{
+	m := &cm{
 		cfg:       cfg,
+		watchers:  make(map[*cmWatcher]struct{}),
 		agent:     rand.Uint32(),
 		listeners: make(map[netip.AddrPort]*cmListener),
 		conns:     make(map[uint32]*cmConn),
@@ -110,20 +129,30 @@ func newCM(cfg cmConfig) *cm {
 		qpns:      make(map[uint32]*cmConn),
 		timewait:  cmTimewait{max: cfg.caps.timewait},
 	}
+	m.prober.Fn = m.probe
+	return m
 }
 
 // close ends the protocol: owners are told that the device is gone, peers that
 // the connections are, once each.
-func (m *cm) close() {
-	m.closed = true
+func (m *cm) close() { m.remove(errCMClosed) }
+
+func (m *cm) remove(why error) {
+	if m.closed {
+		return
+	}
+	m.closed, m.why = true, why
+	m.cfg.shard.Disarm(&m.prober)
 	clear(m.listeners)
 	for _, c := range m.conns {
 		c.leave()
 		if c.state == cmDREQSent {
 			c.done()
 		}
-		c.emit(rdmacm.Event{Type: rdmacm.DeviceRemoval, Err: errCMClosed})
+		c.emit(rdmacm.Event{Type: rdmacm.DeviceRemoval, Err: why})
 	}
+	m.tell(rdmacm.DeviceEvent{Type: rdmacm.DeviceRemoval, Err: why})
+	clear(m.watchers)
 }
 
 // commEst is told that the peer of one of our queue pairs has sent its first
@@ -138,7 +167,7 @@ func (m *cm) commEst(qpn uint32) {
 // anything by is dropped. The addresses are those of the packet.
 func (m *cm) receiveMAD(local, remote netip.Addr, srcQPN uint32, mad []byte) {
 	h, b, err := parseMAD(mad)
-	if err != nil || h.checkCM() != nil || srcQPN != 1 || m.closed {
+	if err != nil || h.checkCM() != nil || srcQPN != 1 || m.closed && h.attrID != cmAttrDREQ {
 		return
 	}
 	switch h.attrID {
@@ -150,7 +179,7 @@ func (m *cm) receiveMAD(local, remote netip.Addr, srcQPN uint32, mad []byte) {
 	case cmAttrREP:
 		var msg cmREP
 		if msg.parse(b) == nil {
-			m.receiveREP(remote, &msg)
+			m.receiveREP(local, remote, h.tid, &msg)
 		}
 	case cmAttrRTU:
 		var msg cmRTU
@@ -203,7 +232,7 @@ func (m *cm) byBoth(remote netip.Addr, ours, theirs uint32) *cmConn {
 
 // send sends a message once.
 func (m *cm) send(local, remote netip.Addr, tid uint64, msg cmMessage) {
-	m.cfg.link.sendMAD(local, remote, appendCM(m.buf[:0], tid, msg))
+	m.cfg.link.sendMAD(local, remote, appendCM(m.scratch.buf[:0], tid, msg))
 }
 
 // tid is the transaction ID of what we begin on behalf of a comm ID.

@@ -46,7 +46,7 @@ func (c *cmConn) connect(qp verbs.QP, p rdmacm.ConnParam) {
 	code := mtuCode(m.cfg.link.pathMTU(c.local.Addr()))
 	switch {
 	case m.closed:
-		c.fail(rdmacm.Event{Type: rdmacm.ConnectError, Err: errCMClosed})
+		c.fail(rdmacm.Event{Type: rdmacm.ConnectError, Err: m.why})
 		return
 	case code == 0:
 		c.failed("connect: %v is not an address of this device", c.local.Addr())
@@ -78,7 +78,8 @@ func (c *cmConn) connect(qp verbs.QP, p rdmacm.ConnParam) {
 // req returns the REQ of the connection.
 func (c *cmConn) req(qpn uint32, mtu uint8) *cmREQ {
 	m, t := c.cm, &c.cm.cfg.times
-	msg := &cmREQ{
+	msg := &m.scratch.req
+	*msg = cmREQ{
 		localCommID:             c.commID,
 		serviceID:               cmServiceID(c.remote.Port()),
 		localCAGUID:             m.cfg.guid,
@@ -113,9 +114,20 @@ func (c *cmConn) req(qpn uint32, mtu uint8) *cmREQ {
 	return msg
 }
 
-// receiveREP takes in the answer to a REQ of ours.
-func (m *cm) receiveREP(remote netip.Addr, msg *cmREP) {
+// receiveREP takes in the answer to a REQ of ours. Of one that we know nothing
+// of, or no more, because we gave up and the peer has not heard it, the peer is
+// told: it has a queue pair for it, and would wait for an RTU.
+func (m *cm) receiveREP(local, remote netip.Addr, tid uint64, msg *cmREP) {
 	c := m.byOurs(remote, msg.remoteCommID)
+	if m.conns[msg.remoteCommID] == nil && msg.localCommID != 0 {
+		rej := &m.scratch.rej
+		*rej = cmREJ{
+			localCommID: msg.remoteCommID, remoteCommID: msg.localCommID,
+			messageRejected: cmAboutREP, reason: rejInvalidCommID,
+		}
+		m.send(local, remote, tid, rej)
+		return
+	}
 	if c == nil || !c.active {
 		return
 	}
@@ -160,7 +172,9 @@ func (m *cm) receiveREP(remote netip.Addr, msg *cmREP) {
 }
 
 func (c *cmConn) sendRTU() {
-	c.send(c.tid, &cmRTU{localCommID: c.commID, remoteCommID: c.peerID})
+	msg := &c.cm.scratch.rtu
+	*msg = cmRTU{localCommID: c.commID, remoteCommID: c.peerID}
+	c.send(c.tid, msg)
 }
 
 // refuseREP refuses to go on with a connection that the peer has accepted.

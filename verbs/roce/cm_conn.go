@@ -125,6 +125,9 @@ func (c *cmConn) close() {
 		c.leave()
 		c.closed = true
 		c.sink.Store(nil)
+		if c.state == cmDone {
+			c.cm.cfg.shard.Disarm(&c.timer) // nobody waits for TimewaitExit
+		}
 		c.linger()
 	}
 	detached := c.asked.detached
@@ -180,15 +183,17 @@ func (c *cmConn) done() {
 	}
 }
 
-// enterTimewait is done, and remembers the connection for a while.
-func (c *cmConn) enterTimewait() {
+// enterTimewait is done, and remembers the connection for a while, which it
+// returns.
+func (c *cmConn) enterTimewait() (wait time.Duration) {
 	m := c.cm
 	c.done()
+	wait = min(cmTimeout(c.attr.Timeout), m.cfg.times.timewaitMax)
 	if c.known {
 		now := m.cfg.shard.Now()
-		wait := min(cmTimeout(c.attr.Timeout), m.cfg.times.timewaitMax)
 		m.timewait.add(c.peer(), now, now+wait)
 	}
+	return wait
 }
 
 // dropQP moves the queue pair to Err, and lets go of it. Where its owner has

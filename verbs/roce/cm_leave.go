@@ -34,14 +34,15 @@ func (c *cmConn) leave() {
 func (c *cmConn) sendDREQ() {
 	c.move(cmDREQSent)
 	c.tid = c.cm.tid(c.commID)
-	c.sendUntilAnswered(c.tid, &cmDREQ{
-		localCommID: c.commID, remoteCommID: c.peerID, remoteQPN: c.peerQPN,
-	}, c.period, int(c.cm.cfg.times.maxRetries))
+	msg := &c.cm.scratch.dreq
+	*msg = cmDREQ{localCommID: c.commID, remoteCommID: c.peerID, remoteQPN: c.peerQPN}
+	c.sendUntilAnswered(c.tid, msg, c.period, int(c.cm.cfg.times.maxRetries))
 }
 
 // stale ends a connection of which the peer has shown that it does not know it,
 // by using its queue pair for another. It returns true if that is no wonder, as
-// we had taken leave; otherwise the new one is refused, once ([IBTA] 12.9.8.3.1).
+// we had taken leave, or not answered yet; otherwise the new one is refused,
+// once ([IBTA] 12.9.8.3.1).
 func (c *cmConn) stale() bool {
 	switch c.state {
 	case cmDREQSent:
@@ -51,8 +52,10 @@ func (c *cmConn) stale() bool {
 		// The DREQ is in case it does know; and Disconnected follows in any case.
 		c.leave()
 	case cmREQRcvd, cmREPSent:
+		answered := c.state == cmREPSent
 		c.enterTimewait()
 		c.emit(rdmacm.Event{Type: rdmacm.ConnectError, Err: errStale})
+		return !answered // else the peer could think the old one is connected
 	}
 	return false
 }
@@ -74,15 +77,20 @@ func (c *cmConn) unanswered() {
 	}
 }
 
-// over ends an established connection for good.
+// over ends an established connection for good. An owner that keeps it is told
+// when it is out of TIMEWAIT too.
 func (c *cmConn) over() {
-	c.enterTimewait()
+	wait := c.enterTimewait()
 	c.emit(rdmacm.Event{Type: rdmacm.Disconnected})
+	if !c.closed {
+		c.rearm(wait)
+	}
 }
 
 // sendREJ refuses what the peer has sent.
 func (c *cmConn) sendREJ(about uint8, reason rejReason, private []byte) {
-	msg := &cmREJ{localCommID: c.commID, remoteCommID: c.peerID, messageRejected: about, reason: reason}
+	msg := &c.cm.scratch.rej
+	*msg = cmREJ{localCommID: c.commID, remoteCommID: c.peerID, messageRejected: about, reason: reason}
 	copy(msg.privateData[:], private)
 	c.send(c.tid, msg)
 }
@@ -90,8 +98,8 @@ func (c *cmConn) sendREJ(about uint8, reason rejReason, private []byte) {
 // sendTimeout tells the peer that we do not wait for its answer any more. It
 // finds the connection by our GUID, as it may not have told us its comm ID.
 func (c *cmConn) sendTimeout() {
-	msg := &cmREJ{localCommID: c.commID, remoteCommID: c.peerID, messageRejected: cmAboutOther, reason: rejTimeout}
-	msg.infoLen = 8
+	msg := &c.cm.scratch.rej
+	*msg = cmREJ{localCommID: c.commID, remoteCommID: c.peerID, messageRejected: cmAboutOther, reason: rejTimeout, infoLen: 8}
 	binary.BigEndian.PutUint64(msg.info[:], c.cm.cfg.guid)
 	c.send(c.tid, msg)
 }
@@ -150,7 +158,9 @@ func (m *cm) receiveDREQ(local, remote netip.Addr, tid uint64, msg *cmDREQ) {
 }
 
 func (m *cm) sendDREP(local, remote netip.Addr, tid uint64, msg *cmDREQ) {
-	m.send(local, remote, tid, &cmDREP{localCommID: msg.remoteCommID, remoteCommID: msg.localCommID})
+	drep := &m.scratch.drep
+	*drep = cmDREP{localCommID: msg.remoteCommID, remoteCommID: msg.localCommID}
+	m.send(local, remote, tid, drep)
 }
 
 // receiveDREP takes in the answer to a DREQ of ours.

@@ -39,10 +39,10 @@ func TestCMCloseInEveryState(t *testing.T) {
 		{cmIdle, "", nil},
 		{cmREQSent, "a REQ, a REJ", []string{"rejected 4"}},
 		{cmREQRcvd, "a REQ, b REJ", []string{"rejected 28"}},
-		{cmREPSent, "a REQ, b REP, a RTU, b REJ", []string{"established", "disconnected"}},
-		{cmEstablished, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected"}},
-		{cmDREQSent, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected"}},
-		{cmDone, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected"}},
+		{cmREPSent, "a REQ, b REP, a RTU, b REJ", []string{"established", "disconnected", "timewait exit"}},
+		{cmEstablished, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected", "timewait exit"}},
+		{cmDREQSent, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected", "timewait exit"}},
+		{cmDone, "a REQ, b REP, a RTU, a DREQ, b DREP", []string{"established", "disconnected", "timewait exit"}},
 	} {
 		t.Run(c.state.String(), func(t *testing.T) {
 			withCM(t, cmCaps{}, func(n *cmNet) {

@@ -15,15 +15,20 @@ func (m *cm) listen(addr netip.AddrPort, request func(rdmacm.Conn, rdmacm.ConnPa
 	key := listenKey(addr.Addr(), addr.Port())
 	switch {
 	case m.closed:
-		return key, errCMClosed
+		return key, m.why
 	case addr.Port() == 0:
 		return key, fmt.Errorf("roce: cm: listen at %v: no port", addr)
 	case key.Addr().IsValid() && !m.cfg.link.isLocal(addr.Addr().Unmap()):
 		return key, fmt.Errorf("roce: cm: listen at %v: not an address of this device", addr)
 	case m.listeners[key] != nil:
 		return key, fmt.Errorf("roce: cm: listen at %v: in use", addr)
+	case key.Addr().IsValid() && !m.cfg.link.hasAddr(key.Addr()):
+		return key, fmt.Errorf("roce: cm: listen at %v: no interface has that address", addr)
 	}
-	m.listeners[key] = &cmListener{request}
+	m.listeners[key] = &cmListener{request: request}
+	if key.Addr().IsValid() && !m.prober.Armed() {
+		m.probeLater()
+	}
 	return key, nil
 }
 
@@ -53,10 +58,12 @@ func (m *cm) receiveREQ(local, remote netip.Addr, tid uint64, msg *cmREQ) {
 	if c := m.peers[peer]; c != nil {
 		// A duplicate. Beyond REQ-RCVD our own retransmissions answer it.
 		if c.state == cmREQRcvd && !c.active {
-			c.send(c.tid, &cmMRA{
+			mra := &m.scratch.mra
+			*mra = cmMRA{
 				localCommID: c.commID, remoteCommID: c.peerID,
 				messageMRAed: cmAboutREQ, serviceTimeout: m.cfg.times.serviceCode,
-			})
+			}
+			c.send(c.tid, mra)
 		}
 		return
 	}
@@ -140,7 +147,9 @@ func (m *cm) checkREQ(local, remote netip.Addr, msg *cmREQ) (l *cmListener, h cm
 
 // refuseREQ refuses a REQ of which nothing is kept.
 func (m *cm) refuseREQ(local, remote netip.Addr, tid uint64, msg *cmREQ, reason rejReason) {
-	m.send(local, remote, tid, &cmREJ{remoteCommID: msg.localCommID, messageRejected: cmAboutREQ, reason: reason})
+	rej := &m.scratch.rej
+	*rej = cmREJ{remoteCommID: msg.localCommID, messageRejected: cmAboutREQ, reason: reason}
+	m.send(local, remote, tid, rej)
 }
 
 // accept is Accept on the shard: the queue pair goes to RTS and the REP out.
@@ -165,7 +174,8 @@ func (c *cmConn) accept(qp verbs.QP, p rdmacm.ConnParam) {
 		c.failed("accept: %w", err)
 		return
 	}
-	msg := &cmREP{
+	msg := &m.scratch.rep
+	*msg = cmREP{
 		localCommID:        c.commID,
 		remoteCommID:       c.peerID,
 		localQPN:           c.qpn,

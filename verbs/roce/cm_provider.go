@@ -10,13 +10,14 @@ import (
 	"github.com/fabrid/fabrid/verbs"
 )
 
-var _ rdmacm.Provider = (*Device)(nil)
+var _ rdmacm.Watcher = (*Device)(nil)
 
 // engineLink is the engine as its connection manager sees it.
 type engineLink struct{ *engine }
 
 func (l engineLink) pathMTU(local netip.Addr) int                  { return l.dev.pathMTU(local) }
 func (l engineLink) isLocal(addr netip.Addr) bool                  { return l.dev.isLocal(addr) }
+func (l engineLink) hasAddr(addr netip.Addr) bool                  { return l.dev.hasAddr(addr) }
 func (l engineLink) routeTo(remote netip.Addr) (netip.Addr, error) { return l.dev.routeTo(remote) }
 
 // startCM makes the engine's connection manager, on the shard.
@@ -32,6 +33,28 @@ func (e *engine) startCM() {
 
 // stopCM ends it, on the shard.
 func (e *engine) stopCM() { e.cm.close() }
+
+// Remove takes the device away from those who use it, as if it were unplugged:
+// nothing is listened to any more, connections are taken leave of, and whoever
+// watches, or has a connection, is told DeviceRemoval, with the cause. The
+// device stays open until Close, for which its users have to let go of it: see
+// [rdmacm.CM.RemoveDevice]. Remove must not be called on a shard.
+func (d *Device) Remove(cause error) error {
+	err := d.cfg.Shard.Run(func() { d.eng.cm.remove(cause) })
+	if err != nil {
+		return fmt.Errorf("roce: remove device: %w", err)
+	}
+	return nil
+}
+
+// Watch implements [rdmacm.Watcher]. An address is missed within seconds.
+func (d *Device) Watch(sink func(rdmacm.DeviceEvent)) (stop func()) {
+	m, w := d.eng.cm, &cmWatcher{sink}
+	if !d.cfg.Shard.Post(&shard.Task{Fn: func() { m.watch(w) }}) {
+		sink(rdmacm.DeviceEvent{Type: rdmacm.DeviceRemoval, Err: errCMClosed})
+	}
+	return func() { d.cfg.Shard.Post(&shard.Task{Fn: func() { delete(m.watchers, w) }}) }
+}
 
 // Device implements [rdmacm.Provider].
 func (d *Device) Device() verbs.Device { return d }

@@ -50,6 +50,7 @@ type cmEnd struct {
 	mtu   int
 	qpn   uint32
 	gone  bool // the shard is closed
+	lost  bool // its address is; belongs to the shard
 
 	// guarded by net.mu
 	events   []string
@@ -122,6 +123,7 @@ func (e *cmEnd) pathMTU(local netip.Addr) int {
 	return e.mtu
 }
 func (e *cmEnd) isLocal(addr netip.Addr) bool { return addr == e.addr }
+func (e *cmEnd) hasAddr(addr netip.Addr) bool { return !e.lost }
 func (e *cmEnd) routeTo(remote netip.Addr) (netip.Addr, error) {
 	if remote != e.other.addr {
 		return netip.Addr{}, errors.New("no route")

@@ -3,6 +3,8 @@ package roce
 import (
 	"net/netip"
 	"time"
+
+	"github.com/fabrid/fabrid/rdmacm"
 )
 
 // cmTimes are the connection manager's times and counts. Zeros are defaults:
@@ -128,6 +130,9 @@ func (w *cmTimewait) len() int { return len(w.queue) - w.first }
 // sendUntilAnswered sends a message of a connection now, and again, the same
 // bytes, every interval, retries times. What comes then is unanswered's.
 func (c *cmConn) sendUntilAnswered(tid uint64, msg cmMessage, interval time.Duration, retries int) {
+	if c.out == nil {
+		c.out = make([]byte, 0, madLen)
+	}
 	c.out = appendCM(c.out[:0], tid, msg)
 	c.interval, c.retries = interval, retries
 	c.transmit()
@@ -146,11 +151,15 @@ func (c *cmConn) rearm(d time.Duration) {
 // answered stops the retransmission.
 func (c *cmConn) answered() {
 	c.cm.cfg.shard.Disarm(&c.timer)
-	c.out = nil
 }
 
-// expired runs when no answer has come for an interval.
+// expired runs when no answer has come for an interval, and at the end of
+// TIMEWAIT.
 func (c *cmConn) expired() {
+	if c.state == cmDone {
+		c.emit(rdmacm.Event{Type: rdmacm.TimewaitExit})
+		return
+	}
 	if c.retries == 0 {
 		c.unanswered()
 		return

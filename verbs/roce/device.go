@@ -39,6 +39,15 @@ type Config struct {
 	// It grants what the machine's limits allow. Zero is 4 MiB.
 	SocketBuffer int
 
+	// NodeGUID is the node GUID. Zero: one by chance, new for each device, so
+	// that a peer never takes us for our predecessor.
+	NodeGUID uint64
+
+	// Shared is what the device has in common with others of its shard; nil:
+	// nothing. With it a device needs a tenth of the memory, and is slower where
+	// it has much to send.
+	Shared *Shared
+
 	// NoGSO and NoGRO switch off sending and receiving many packets as one
 	// (UDP_SEGMENT, UDP_GRO).
 	NoGSO, NoGRO bool
@@ -63,7 +72,7 @@ type Device struct {
 	eng  *engine
 	pds  atomic.Int64
 	gone atomic.Bool // closed
-	mtus mtuCache
+	mtus *mtuCache
 }
 
 var _ verbs.Device = (*Device)(nil)
@@ -86,8 +95,18 @@ func Open(cfg Config) (*Device, error) {
 	if cfg.SocketBuffer == 0 {
 		cfg.SocketBuffer = 4 << 20
 	}
-	d := &Device{cfg: cfg, port: cfg.UDPPort, guid: newGUID()}
+	if cfg.NodeGUID == 0 {
+		cfg.NodeGUID = newGUID()
+	}
+	alone := cfg.Shared == nil
+	if alone {
+		cfg.Shared = new(Shared)
+	}
+	d := &Device{cfg: cfg, port: cfg.UDPPort, guid: cfg.NodeGUID, mtus: &cfg.Shared.mtus}
 	d.eng = newEngine(d, cfg.Shard)
+	if !alone {
+		d.eng.batch = newTxBatchOf(sharedBatch)
+	}
 	var err error
 	if runErr := cfg.Shard.Run(func() { err = d.start() }); runErr != nil {
 		err = runErr
@@ -98,8 +117,7 @@ func Open(cfg Config) (*Device, error) {
 	return d, nil
 }
 
-// newGUID returns a node GUID: locally administered, and new for each device,
-// so that a peer never takes us for our predecessor.
+// newGUID returns a node GUID by chance, locally administered.
 func newGUID() uint64 {
 	const local, group = 1 << 57, 1 << 56
 	return rand.Uint64()&^group | local

@@ -51,6 +51,7 @@ type engine struct {
 	waiters              []*queuePair // for room in it, first come first served
 
 	gsiPSN PSN
+	mads   []byte // those in the batch
 	stats  Stats
 }
 
@@ -343,10 +344,15 @@ func (e *engine) sendMAD(local, remote netip.Addr, mad []byte) {
 		e.stats.DropsSend++
 		return
 	}
+	if len(e.batch.pkts) == 0 {
+		e.mads = e.mads[:0] // those that were are on the wire
+	}
+	e.mads = append(e.mads, mad...)
+	mad = e.mads[len(e.mads)-len(mad):]
 	h := packet{bth: bth{opcode: opUDSendOnly, destQP: 1, psn: e.gsiPSN}, deth: deth{gsiQKey, 1}}
 	e.gsiPSN = e.gsiPSN.Add(1)
 	e.batch.begin(p, &h, len(mad))
-	e.batch.payload(append([]byte(nil), mad...))
+	e.batch.payload(mad)
 	e.batch.end(h.pad)
 	e.stats.MADsSent++
 	e.wantFlush()

@@ -41,18 +41,24 @@ func TestScripts(t *testing.T) {
 }
 
 func play(t *testing.T, s *shard.Shard, file, text string) {
+	p := &player{t: t, shard: s}
+	playLines(t, file, text, p.line, p.end)
+}
+
+// playLines gives the lines of a script to line, which returns what came of
+// each, and compares.
+func playLines(t *testing.T, file, text string, line func(string) []string, end func()) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	var result []string
-	p := &player{t: t, shard: s}
 	for i := 0; i < len(lines); {
-		line := lines[i]
-		result = append(result, line)
+		source := lines[i]
+		result = append(result, source)
 		i++
-		cmd, _, _ := strings.Cut(line, "#")
+		cmd, _, _ := strings.Cut(source, "#")
 		if strings.TrimSpace(cmd) == "" {
 			continue
 		}
-		got := p.line(cmd)
+		got := line(cmd)
 		var want []string
 		for ; i < len(lines) && strings.HasPrefix(lines[i], "\t"); i++ {
 			out, comment, _ := strings.Cut(lines[i], "#")
@@ -66,10 +72,10 @@ func play(t *testing.T, s *shard.Shard, file, text string) {
 			result = append(result, "\t"+g)
 		}
 		if g, w := strings.Join(got, "\n\t"), strings.Join(want, "\n\t"); g != w && !*rewrite {
-			t.Errorf("%s:%d: %s\n    got\n\t%s\n    want\n\t%s", file, i, line, g, w)
+			t.Errorf("%s:%d: %s\n    got\n\t%s\n    want\n\t%s", file, i, source, g, w)
 		}
 	}
-	p.end()
+	end()
 	if *rewrite {
 		if err := os.WriteFile(file, []byte(strings.Join(result, "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)

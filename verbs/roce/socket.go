@@ -25,8 +25,7 @@ type socket struct {
 	local   netip.Addr // unspecified: the packet says which address it was for
 	blocked bool       // waits until the kernel takes packets again
 
-	rx rxRing
-	tx txRing
+	*Shared // rings that are used during a call only
 }
 
 const (
@@ -68,7 +67,7 @@ type txRing struct {
 }
 
 func newSocket(e *engine, cfg Config) (_ *socket, err error) {
-	s := &socket{eng: e, v6: cfg.Addr.Is6(), local: cfg.Addr, gso: !cfg.NoGSO}
+	s := &socket{eng: e, Shared: cfg.Shared, v6: cfg.Addr.Is6(), local: cfg.Addr, gso: !cfg.NoGSO}
 	family := unix.AF_INET
 	if s.v6 {
 		family = unix.AF_INET6
@@ -80,9 +79,6 @@ func newSocket(e *engine, cfg Config) (_ *socket, err error) {
 	defer func() {
 		if err != nil {
 			unix.Close(s.fd)
-			if s.rx.mem != nil {
-				unix.Munmap(s.rx.mem)
-			}
 		}
 	}()
 	if err := s.setOptions(cfg); err != nil {
@@ -91,17 +87,18 @@ func newSocket(e *engine, cfg Config) (_ *socket, err error) {
 	if err := s.bind(cfg); err != nil {
 		return nil, err
 	}
-	if s.rx.mem, err = unix.Mmap(-1, 0, rxMessages*rxStride, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
-		return nil, fmt.Errorf("map receive buffers: %w", err)
-	}
-	s.initRings()
 	granted, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 	if err != nil {
 		return nil, fmt.Errorf("SO_RCVBUF: %w", err)
 	}
 	e.readBudget = granted / 4
-	s.id, err = e.shard.Add(s.fd, shard.Readable, s.ready)
-	return s, err
+	if err := s.join(); err != nil {
+		return nil, err
+	}
+	if s.id, err = e.shard.Add(s.fd, shard.Readable, s.ready); err != nil {
+		return nil, errors.Join(err, s.leave())
+	}
+	return s, nil
 }
 
 func (s *socket) setOptions(cfg Config) error {
@@ -165,18 +162,6 @@ func (s *socket) bind(cfg Config) error {
 		return fmt.Errorf("bind: %w", err)
 	}
 	return nil
-}
-
-func (s *socket) initRings() {
-	for i := range s.rx.msgs {
-		buf := s.rx.mem[i*rxStride : i*rxStride+rxBuffer]
-		s.rx.iovs[i].Base = &buf[0]
-		s.rx.iovs[i].SetLen(len(buf))
-		h := &s.rx.msgs[i].hdr
-		h.Iov, h.Name, h.Control = &s.rx.iovs[i], (*byte)(unsafe.Pointer(&s.rx.names[i])), (*byte)(unsafe.Pointer(&s.rx.ctl[i]))
-		h.SetIovlen(1)
-	}
-	s.tx.iovs = make([]unix.Iovec, 0, 6*batchPackets) // a packet has maxSGE+2 at most
 }
 
 // maxReads bounds the batches of one turn, so that what they lead to is sent.
@@ -431,7 +416,7 @@ func (s *socket) sendmmsg(n int) (int, unix.Errno) {
 }
 
 func (s *socket) close() error {
-	return errors.Join(s.eng.shard.Remove(s.id), unix.Close(s.fd), unix.Munmap(s.rx.mem))
+	return errors.Join(s.eng.shard.Remove(s.id), unix.Close(s.fd), s.leave())
 }
 
 // ntohs and htons turn a port of a raw socket address into a number and back.

@@ -31,11 +31,13 @@ const (
 	holdRoom = 4096 // the largest path MTU
 )
 
-func newTxBatch() *txBatch {
+func newTxBatch() *txBatch { return newTxBatchOf(batchPackets) }
+
+func newTxBatchOf(packets int) *txBatch {
 	return &txBatch{
-		pkts:  make([]txPacket, 0, batchPackets),
-		segs:  make([][]byte, 0, 4*batchPackets),
-		heads: make([]byte, batchPackets*headRoom),
+		pkts:  make([]txPacket, 0, packets),
+		segs:  make([][]byte, 0, 4*packets),
+		heads: make([]byte, packets*headRoom),
 	}
 }
 
@@ -54,7 +56,7 @@ func (b *txBatch) reset() {
 // until it goes on, owners of memory may get it back, reuse and unmap it.
 func (b *txBatch) own() {
 	if b.held == nil {
-		b.held = make([]byte, batchPackets*holdRoom)
+		b.held = make([]byte, cap(b.pkts)*holdRoom)
 	}
 	for i := max(b.sent, b.owned); i < len(b.pkts); i++ {
 		p := &b.pkts[i]

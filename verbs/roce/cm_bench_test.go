@@ -1,0 +1,236 @@
+package roce
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/shard"
+	"github.com/fabrid/fabrid/verbs"
+	"github.com/fabrid/fabrid/workqueue"
+)
+
+// A benchSide is one side of BenchmarkConnect: its devices are on one shard, and
+// its IDs in one connection manager.
+type benchSide struct {
+	b   *testing.B
+	s   *shard.Shard
+	cm  *rdmacm.CM
+	wq  *workqueue.Queue // releases, as a target's
+	all []*benchQueue
+}
+
+// A benchQueue is a queue pair that is used for one connection after another.
+type benchQueue struct {
+	side    *benchSide
+	dev     *Device
+	pd      verbs.PD
+	cq      verbs.CQ
+	qp      verbs.QP
+	id      *rdmacm.ID
+	handler rdmacm.Handler
+	told    chan rdmacm.EventType
+	reset   shard.Task
+	release workqueue.Work
+	home    chan *benchQueue // where it goes when it is released
+}
+
+func newBenchSide(b *testing.B) *benchSide {
+	s, err := shard.New(shard.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &benchSide{
+		b: b, s: s, cm: rdmacm.New(rdmacm.Config{}),
+		wq: workqueue.New(workqueue.Config{Name: "release"}),
+	}
+}
+
+func (e *benchSide) device(addr netip.Addr) *Device {
+	d, err := Open(Config{Shard: e.s, Addr: addr, UDPPort: cmTestPort})
+	if err != nil {
+		e.b.Fatal(err)
+	}
+	return d
+}
+
+// queues makes n queues of a device.
+func (e *benchSide) queues(d *Device, n int, home chan *benchQueue) {
+	for range n {
+		q := &benchQueue{side: e, dev: d, home: home, told: make(chan rdmacm.EventType, 8)}
+		q.pd = must(d.AllocPD())
+		q.reset.Fn = q.init
+		q.release.Init("release", func() {
+			if err := q.id.Destroy(); err != nil {
+				e.b.Error(err)
+			}
+			q.side.s.Post(&q.reset)
+		})
+		q.handler = func(_ *rdmacm.ID, ev *rdmacm.Event) error {
+			q.told <- ev.Type
+			return nil
+		}
+		_ = e.s.Run(func() {
+			q.cq = must(q.pd.CreateCQ(verbs.CQAttr{Size: 4, Handler: func([]verbs.WC) {}}))
+			q.qp = must(q.pd.CreateQP(verbs.QPInitAttr{SendCQ: q.cq, RecvCQ: q.cq, MaxSendWR: 4, MaxRecvWR: 4, MaxSendSGE: 1, MaxRecvSGE: 1}))
+			q.init()
+		})
+		e.all = append(e.all, q)
+	}
+}
+
+// init makes the queue ready for a connection, on the shard. Its queue pair is
+// made anew, as it would be: a number rests before it is used again.
+func (q *benchQueue) init() {
+	if err := q.qp.Destroy(); err != nil {
+		q.side.b.Error(err)
+	}
+	q.qp = must(q.pd.CreateQP(verbs.QPInitAttr{SendCQ: q.cq, RecvCQ: q.cq, MaxSendWR: 4, MaxRecvWR: 4, MaxSendSGE: 1, MaxRecvSGE: 1}))
+	if err := q.qp.Modify(verbs.Init); err != nil {
+		q.side.b.Error(err)
+	}
+	q.home <- q
+}
+
+func (e *benchSide) close(devs ...*Device) {
+	if err := e.cm.Close(); err != nil {
+		e.b.Error(err)
+	}
+	e.wq.Drain()
+	e.wq.Destroy()
+	for _, q := range e.all {
+		_ = e.s.Run(func() {
+			if err := q.qp.Destroy(); err != nil {
+				e.b.Error(err)
+			}
+			if err := q.cq.Destroy(); err != nil {
+				e.b.Error(err)
+			}
+		})
+		if err := q.pd.Dealloc(); err != nil {
+			e.b.Error(err)
+		}
+	}
+	for _, d := range devs {
+		if err := d.Close(); err != nil {
+			e.b.Error(err)
+		}
+	}
+	if err := e.s.Close(); err != nil {
+		e.b.Error(err)
+	}
+}
+
+// accept is the handler of the listener, which takes its queues from home.
+func (e *benchSide) accept(home chan *benchQueue) rdmacm.Handler {
+	return func(id *rdmacm.ID, ev *rdmacm.Event) error {
+		switch ev.Type {
+		case rdmacm.ConnectRequest:
+			q := <-home // there are as many as can be asked for, but for those that are being released
+			q.id, ev.Conn.Context = ev.Conn, q
+			return ev.Conn.Accept(q.qp, rdmacm.ConnParam{InitiatorDepth: 16, RNRRetryCount: 7})
+		case rdmacm.Disconnected, rdmacm.ConnectError, rdmacm.Rejected:
+			q := id.Context.(*benchQueue)
+			e.wq.Queue(&q.release)
+		}
+		return nil
+	}
+}
+
+// cycle connects and disconnects.
+func (q *benchQueue) cycle(to netip.AddrPort) {
+	b := q.side.b
+	id := must(q.side.cm.NewID(q.handler))
+	if err := id.Resolve(q.dev, netip.Addr{}, to); err != nil {
+		b.Fatal(err)
+	}
+	if err := id.Connect(q.qp, rdmacm.ConnParam{ResponderResources: 16, RetryCount: 7, RNRRetryCount: 7}); err != nil {
+		b.Fatal(err)
+	}
+	if ev := <-q.told; ev != rdmacm.Established {
+		b.Errorf("told %v", ev)
+	}
+	_ = id.Disconnect()
+	if ev := <-q.told; ev != rdmacm.Disconnected {
+		b.Errorf("told %v", ev)
+	}
+	if err := id.Destroy(); err != nil {
+		b.Error(err)
+	}
+	q.side.s.Post(&q.reset)
+	<-q.home
+}
+
+// cpuTime is what the process has used of all CPUs: unlike the rate, it tells
+// the same on a busy machine.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkConnect connects and disconnects, over loopback, both ends in this
+// process: hosts with an address each, to one listener. An operation is one
+// connection's life.
+func BenchmarkConnect(b *testing.B) {
+	for _, hosts := range []int{1, 256} {
+		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
+			target, host := newBenchSide(b), newBenchSide(b)
+			addr := netip.MustParseAddr("127.78.0.1")
+			dev := target.device(addr)
+			home := make(chan *benchQueue, 2*hosts)
+			target.queues(dev, 2*hosts, home)
+			l := must(target.cm.NewID(target.accept(home)))
+			to := netip.AddrPortFrom(addr, 4420)
+			if err := l.Listen(dev, to); err != nil {
+				b.Fatal(err)
+			}
+			var devs []*Device
+			for i := range hosts {
+				d := host.device(netip.AddrFrom4([4]byte{127, 78, 1 + byte(i>>8), byte(i)}))
+				devs = append(devs, d)
+				host.queues(d, 1, make(chan *benchQueue, 1))
+			}
+			for _, q := range host.all {
+				<-q.home
+			}
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			cpu := cpuTime(b)
+			b.ReportAllocs()
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for _, q := range host.all {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						q.cycle(to)
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			st, n := dev.Stats(), float64(b.N)
+			b.ReportMetric(float64(cpuTime(b)-cpu)/n/1e3, "cpu-us/op")
+			b.ReportMetric(n/b.Elapsed().Seconds(), "cycles/s")
+			b.ReportMetric(float64(st.SendCalls)/n, "sends/op")
+			b.ReportMetric(float64(st.ReceiveCalls)/n, "recvs/op")
+			b.ReportMetric(float64(st.MADsSent+st.MADsReceived)/n, "MADs/op")
+			if err := l.Destroy(); err != nil {
+				b.Error(err)
+			}
+			for range 2 * hosts { // all are released
+				<-home
+			}
+			target.close(dev)
+			host.close(devs...)
+		})
+	}
+}
