@@ -354,3 +354,38 @@ func TestStatusRetryDelay(t *testing.T) {
 // A namespace that takes another's NSID while the connection is lost does not
 // get the other's commands.
 // After a reconnect with fewer queues the others take over.
+
+// A connection that is lost while the last namespace is identified has not lost
+// the namespace: commands are ended before it is told that the queue is down.
+func TestLossDuringRescan(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		l := newEventLog()
+		cfg := w.config()
+		cfg.Events = l.events()
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		w.dialer.set(func() {
+			w.dialer.lag = synctest.Wait // those who waited for the commands go on
+			w.dialer.swallow = func(qid uint16, c nvme.Command) bool {
+				last := qid == 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSNamespace
+				if last {
+					w.dialer.set(func() {
+						w.dialer.swallow = nil
+						w.dialer.admin.Shard().Post(&w.dialer.admin.cut)
+					})
+				}
+				return last
+			}
+		})
+		if _, err := w.sub.RefreshNamespace(1); err != nil {
+			t.Fatal(err)
+		}
+		l.wait(t, "lost")
+		w.dialer.set(func() { w.dialer.lag = nil })
+		w.must(n.Flush(context.Background()))
+		if w.namespace(c) != n {
+			t.Error("another namespace")
+		}
+		w.disconnect(c)
+	})
+}

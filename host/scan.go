@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
 )
 
 // maxNamespaces bounds what a controller can make us remember.
@@ -31,7 +32,9 @@ func (s *session) scan(ctx context.Context) error {
 	for _, nsid := range nsids {
 		f, err := s.identifyNamespace(ctx, nsid)
 		switch {
-		case err != nil && (s.ctx.Err() != nil || ctx.Err() != nil):
+		case err != nil && (s.ctx.Err() != nil || ctx.Err() != nil || errors.Is(err, ErrLost) || errors.Is(err, shard.ErrClosed)):
+			// A loss says nothing of the namespace, and ends commands before it ends
+			// the session.
 			return err
 		case err != nil:
 			s.ctrl.warn(fmt.Errorf("host: namespace %d of %s ignored: %w", nsid, s.ctrl.cfg.NQN, err))

@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"testing"
@@ -198,6 +199,10 @@ type dialer struct {
 	watch func(qid uint16, c nvme.Command)
 	// mangle, if set, may change what a command ended with.
 	mangle func(qid uint16, r *transport.HostRequest)
+	// lag, if set, runs between the end of a queue's commands and its Down.
+	lag func()
+	// admin is the last admin queue.
+	admin *faultyQueue
 }
 
 type dial struct {
@@ -232,12 +237,22 @@ func (d *dialer) Dial(ctx context.Context, p transport.HostQueueParam) (transpor
 	down := p.Down
 	p.Down = func(cause error) {
 		q.giveBack()
+		d.mu.Lock()
+		lag := d.lag
+		d.mu.Unlock()
+		if lag != nil {
+			lag()
+		}
 		down(cause)
 	}
+	q.cut.Fn = func() { p.Down(errors.New("cut")) }
 	var err error
 	q.HostQueue, err = d.inner.Dial(ctx, p)
 	if err != nil {
 		return nil, err
+	}
+	if p.QID == 0 {
+		d.set(func() { d.admin = q })
 	}
 	return q, nil
 }
@@ -247,6 +262,7 @@ type faultyQueue struct {
 	d         *dialer
 	qid       uint16
 	swallowed []*transport.HostRequest
+	cut       shard.Task // ends what was swallowed, and tells that the queue is down
 }
 
 func (q *faultyQueue) Submit(r *transport.HostRequest) error {
