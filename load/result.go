@@ -42,8 +42,8 @@ type Summary struct {
 	Histogram *hdrhistogram.Histogram `json:"-"`
 }
 
-// Latency is the distribution of the time from a command's submission to its
-// end, in microseconds.
+// Latency is the distribution of a time in microseconds: of a command, from its
+// submission to its end.
 type Latency struct {
 	Min  float64 `json:"min"`
 	Mean float64 `json:"mean"`
@@ -105,12 +105,19 @@ func (d *side) summary(blockSize int, elapsed time.Duration) *Summary {
 	if d.commands == 0 {
 		return s
 	}
+	s.Latency = latencyOf(d.latency)
+	return s
+}
+
+// latencyOf returns the distribution of times in ns; zeros if there are none.
+func latencyOf(h *hdrhistogram.Histogram) Latency {
+	if h.TotalCount() == 0 {
+		return Latency{}
+	}
 	us := func(ns int64) float64 { return float64(ns) / 1e3 }
-	h := d.latency
-	s.Latency = Latency{
+	return Latency{
 		Min: us(h.Min()), Mean: h.Mean() / 1e3, Max: us(h.Max()),
 		P50: us(h.ValueAtQuantile(50)), P90: us(h.ValueAtQuantile(90)),
 		P99: us(h.ValueAtQuantile(99)), P999: us(h.ValueAtQuantile(99.9)),
 	}
-	return s
 }

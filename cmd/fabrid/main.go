@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	defer func() { p.stopProfile() }()
 	root.PersistentFlags().StringVar(&p.logLevel, "log-level", "warn", "what to log on stderr: debug, info, warn or error; serve: info")
 	root.PersistentFlags().StringVar(&p.cpuProfile, "cpuprofile", "", "write a CPU profile for go tool pprof to this file")
-	root.AddCommand(p.serveCommand(), p.discoverCommand(), p.benchCommand(), p.demoCommand())
+	root.AddCommand(p.serveCommand(), p.discoverCommand(), p.benchCommand(), p.stormCommand(), p.demoCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(out)
