@@ -115,6 +115,17 @@ func TestDestroy(t *testing.T) {
 	})
 }
 
+// When Destroy returns there is no worker left.
+func TestDestroyWaitsForWorkers(t *testing.T) {
+	for range 20 {
+		q := workqueue.New(workqueue.Config{Name: "q", MaxActive: 50})
+		q.Destroy()
+		if got := q.Stats().Workers; got != 0 {
+			t.Fatalf("%d workers after Destroy", got)
+		}
+	}
+}
+
 func TestDestroyReportsDelayedWorks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		q := workqueue.New(workqueue.Config{Name: "q"})
