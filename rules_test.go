@@ -142,7 +142,9 @@ func TestNoPlainMutexes(t *testing.T) {
 // panics is where the program may panic, and for which broken invariant. What a
 // peer, a user or a machine can cause is an error.
 var panics = map[string]string{
-	"admission/budget.go":       "a grant returned twice, a negative charge",
+	"admission/budget.go":       "more charged than the bounds allow",
+	"admission/grant.go":        "a grant returned twice, a negative charge",
+	"admission/limits.go":       "more returned than was charged",
 	"lockdep/goroutine.go":      "a runtime whose stack traces cannot be read",
 	"lockdep/validator.go":      "reports",
 	"nvme/sgl.go":               "a length that the caller should have bounded",

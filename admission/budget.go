@@ -1,7 +1,3 @@
-// Package admission is the budget of a target: how many queues and how many
-// bytes may exist at once. A connection is charged before anything is
-// allocated for it and gives its charge back last of all, when everything it
-// held is free.
 package admission
 
 import (
@@ -10,79 +6,138 @@ import (
 	"github.com/fabrid/fabrid/lockdep"
 )
 
-// Limits bounds what may exist at once. Zero means no bound.
-type Limits struct {
-	Queues int
-	Bytes  int64
+// Config is the bounds of a budget.
+type Config struct {
+	Target Limits // for all
+	Host   Limits // for each host
 }
 
 type budgetMu struct{} // innermost
 
-// A Budget is what may exist. It may be used from any goroutine.
+// A Budget is what may exist. It may be used from any goroutine, and so may its
+// ports and grants.
 type Budget struct {
-	limits Limits
+	cfg Config
 
-	mu     lockdep.Mutex[budgetMu]
-	queues int   // guarded by mu
-	bytes  int64 // guarded by mu
+	mu    lockdep.Mutex[budgetMu] // guards below and all that is charged
+	total account
+	most  Usage // of each resource, what there was at most
+	hosts map[Host]*host
+	line  line
 }
 
 // New returns a budget with nothing charged to it.
-func New(l Limits) *Budget { return &Budget{limits: l} }
-
-// An Error says which bound a charge would have passed.
-type Error struct {
-	What               string // "queues" or "bytes"
-	Asked, Used, Limit int64
+func New(cfg Config) *Budget {
+	return &Budget{cfg: cfg, total: account{limits: cfg.Target}, hosts: make(map[Host]*host)}
 }
 
-func (e *Error) Error() string {
-	return fmt.Sprintf("admission: %d more %s on top of %d pass the limit of %d", e.Asked, e.What, e.Used, e.Limit)
+// A Port is the part of a budget that is behind one port.
+type Port struct {
+	budget  *Budget
+	account account
 }
 
-// Take charges one queue of so many bytes, or returns an [*Error] and charges
-// nothing. It panics if bytes is negative, which only a mistake in the program
-// can make.
-func (b *Budget) Take(bytes int64) (*Grant, error) {
-	if bytes < 0 {
-		panic(fmt.Sprintf("admission: take of %d bytes", bytes))
-	}
+// NewPort returns a port with bounds of its own.
+func (b *Budget) NewPort(l Limits) *Port {
+	return &Port{budget: b, account: account{scope: OfPort, limits: l}}
+}
+
+// Stats is what is charged now, and what was at most.
+type Stats struct {
+	Limits Limits `json:"-"`
+	Used   Usage  `json:"used"`
+	Most   Usage  `json:"most"`
+	Hosts  int    `json:"hosts"` // that are charged something or wait
+}
+
+// Stats returns what is charged to the whole budget.
+func (b *Budget) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := b.limits.Queues; l > 0 && b.queues >= l {
-		return nil, &Error{"queues", 1, int64(b.queues), int64(l)}
-	}
-	if l := b.limits.Bytes; l > 0 && bytes > l-b.bytes {
-		return nil, &Error{"bytes", bytes, b.bytes, l}
-	}
-	b.queues++
-	b.bytes += bytes
-	return &Grant{b, bytes}, nil
+	return Stats{Limits: b.cfg.Target, Used: b.total.usage(), Most: b.most, Hosts: len(b.hosts)}
 }
 
-// Used returns what is charged.
-func (b *Budget) Used() (queues int, bytes int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.queues, b.bytes
+// Used returns what is charged to the port.
+func (p *Port) Used() Usage {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	return p.account.usage()
 }
 
-// A Grant is a charge. Its owner returns it once.
-type Grant struct {
-	budget *Budget
-	bytes  int64
+// A host is one who is charged something, or waits.
+type host struct {
+	account
+	key        Host
+	grants     int       // that it has or waits for: it is forgotten with the last
+	admins     grantList // that it has
+	waiting    grantList // whose turn has come or comes
+	next, prev *host     // in the line
+	inLine     bool
 }
 
-// Return gives the charge back. A second call panics: somebody else's charge
-// would be given away.
-func (g *Grant) Return() {
-	b := g.budget
-	if b == nil {
-		panic("admission: grant returned twice")
+// hostLocked returns the host that k names, known or new. Who asks counts
+// himself in its grants.
+func (b *Budget) hostLocked(k Host) *host {
+	h := b.hosts[k]
+	if h == nil {
+		h = &host{key: k, account: account{scope: OfHost, limits: b.cfg.Host}}
+		b.hosts[k] = h
 	}
-	g.budget = nil
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.queues--
-	b.bytes -= g.bytes
+	h.grants++
+	return h
+}
+
+func (b *Budget) leaveLocked(h *host) {
+	if h.grants--; h.grants == 0 {
+		delete(b.hosts, h.key)
+	}
+}
+
+// fitsLocked reports whether c passes no bound in any scope, or which. The widest
+// comes first: it tells most of what is wrong.
+func (p *Port) fitsLocked(h *host, c charge) (Error, bool) {
+	for _, a := range [...]*account{&p.budget.total, &p.account, &h.account} {
+		if e, ok := a.fits(c); !ok {
+			return e, false
+		}
+	}
+	return Error{}, true
+}
+
+// canFitLocked reports whether c would pass no bound if nothing else were
+// charged, or which.
+func (p *Port) canFitLocked(h *host, c charge) (Error, bool) {
+	for _, a := range [...]account{p.budget.total, p.account, h.account} {
+		a.used = charge{}
+		if e, ok := a.fits(c); !ok {
+			return e, false
+		}
+	}
+	return Error{}, true
+}
+
+// chargeLocked charges c in all scopes. It has been checked to fit.
+func (p *Port) chargeLocked(h *host, c charge, reserved int) {
+	b := p.budget
+	b.total.add(c, reserved)
+	p.account.add(c, reserved)
+	h.add(c, reserved)
+	u := b.total.usage()
+	b.most = Usage{
+		Queues: max(b.most.Queues, u.Queues), Bytes: max(b.most.Bytes, u.Bytes),
+		Connecting: max(b.most.Connecting, u.Connecting), Waiting: max(b.most.Waiting, u.Waiting),
+		Reserved: max(b.most.Reserved, u.Reserved),
+	}
+	if l := b.total.limits; l.Queues > 0 && u.Queues > l.Queues || l.Bytes > 0 && u.Bytes > l.Bytes {
+		panic(fmt.Sprintf("admission: %+v charged, limits %+v", u, l))
+	}
+}
+
+// tell calls those who have been let in, with nothing locked.
+func tell(in *Grant) {
+	for in != nil {
+		g := in
+		in, g.told = g.told, nil
+		g.admitted()
+	}
 }

@@ -14,8 +14,8 @@ type Loop struct{ node *Node }
 // Dialer, and by nobody else.
 func (n *Node) Loop() Loop { return Loop{n} }
 
-// Listen makes a listener. Of cfg it needs Core and Addr and fills in Shards,
-// Queues, Delete and Budget if they are not set. The node shuts it down.
+// Listen makes a listener. Of cfg it needs Core and Addr and fills in Shards
+// and Gate if they are not set. The node shuts it down.
 func (l Loop) Listen(cfg loop.Config) (*loop.Listener, error) {
 	n := l.node
 	if err := n.begin(); err != nil {
@@ -25,9 +25,7 @@ func (l Loop) Listen(cfg loop.Config) (*loop.Listener, error) {
 	if cfg.Shards == nil {
 		cfg.Shards = append(cfg.Shards, n.shard)
 	}
-	orDefault(&cfg.Queues, &n.queues)
-	orDefault(&cfg.Delete, n.delete)
-	orDefault(&cfg.Budget, n.budget)
+	orDefault(&cfg.Gate, n.gate)
 	ln, err := n.loop.Listen(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("fabric: %w", err)
@@ -44,9 +42,7 @@ func (l Loop) Dialer() transport.Dialer {
 
 type loopListener struct{ *loop.Listener }
 
-func (l loopListener) stats() (waiting, buffers, mrs int) {
-	return 0, l.Stats().Pages, 0 // those that wait have a life
-}
+func (l loopListener) stats() (buffers, mrs int) { return l.Stats().Pages, 0 }
 
 func orDefault[T any](v **T, def *T) {
 	if *v == nil {

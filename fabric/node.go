@@ -24,8 +24,9 @@ type Config struct {
 	// [shard.Config].
 	Spin time.Duration
 
-	// Limits is what queues of targets may exist. The zero value has no bound.
-	Limits admission.Limits
+	// Limits is what queues of targets may exist. What is zero has no bound, but
+	// for those that wait to be admitted: DefaultWaiting and DefaultHostWaiting.
+	Limits admission.Config
 
 	// CMEvents is told of every event of the connection manager before it is
 	// handled; see [rdmacm.Config].
@@ -35,6 +36,13 @@ type Config struct {
 	// testing/synctest bubble.
 	Sim bool
 }
+
+// How many admin queues may wait to be admitted, in all and of one host, if
+// Config.Limits does not say.
+const (
+	DefaultWaiting     = 128
+	DefaultHostWaiting = 16
+)
 
 // ErrClosed is returned by calls on a node that has been closed.
 var ErrClosed = errors.New("node closed")
@@ -50,13 +58,15 @@ func (nodeMaking) String() string { return "fabric node making" }
 // A Node is a program's place on its fabrics. Its methods may be called from
 // any goroutine, but Close, and those that make something, not from a shard.
 type Node struct {
-	shard  *shard.Shard
-	delete *workqueue.Queue
-	budget *admission.Budget
-	queues transport.Queues
-	cm     *rdmacm.CM
-	loop   *loop.Network
-	making lockdep.WaitGroup[nodeMaking] // what Close has to find in its lists
+	shard   *shard.Shard
+	delete  *workqueue.Queue
+	connect *workqueue.Queue
+	budget  *admission.Budget
+	gate    *transport.Gate // of listeners that bring none
+	queues  transport.Queues
+	cm      *rdmacm.CM
+	loop    *loop.Network
+	making  lockdep.WaitGroup[nodeMaking] // what Close has to find in its lists
 
 	mu        lockdep.Mutex[nodeMu]
 	listeners []listener // guarded by mu
@@ -67,13 +77,19 @@ type Node struct {
 // A listener is of any fabric.
 type listener interface {
 	Shutdown(ctx context.Context) error
-	stats() (waiting, buffers, mrs int)
+	stats() (buffers, mrs int)
 }
 
 // NewNode makes a node and starts its event loop.
 func NewNode(cfg Config) (*Node, error) {
 	if cfg.Name == "" {
 		cfg.Name = "fabrid"
+	}
+	if w := &cfg.Limits.Target.Waiting; *w == 0 {
+		*w = DefaultWaiting
+	}
+	if w := &cfg.Limits.Host.Waiting; *w == 0 {
+		*w = DefaultHostWaiting
 	}
 	n := &Node{budget: admission.New(cfg.Limits), loop: loop.NewNetwork()}
 	if c := (shard.Config{Name: cfg.Name, Spin: cfg.Spin}); cfg.Sim {
@@ -86,9 +102,28 @@ func NewNode(cfg Config) (*Node, error) {
 	}
 	// Before any listener, and destroyed after the last.
 	n.delete = workqueue.New(workqueue.Config{Name: cfg.Name + " delete"})
+	n.connect = workqueue.New(workqueue.Config{Name: cfg.Name + " connect", MaxActive: connectWorkers})
+	n.gate = n.NewGate(admission.Limits{})
 	n.cm = rdmacm.New(rdmacm.Config{Events: cfg.CMEvents})
 	return n, nil
 }
+
+// connectWorkers is how many queues are made at once: what that takes is memory,
+// and the loop's time.
+const connectWorkers = 2
+
+// NewGate returns a gate for the listeners of one port, which may let in so much
+// of what the node's limits allow. Listeners that are given none share one
+// without bounds of its own.
+func (n *Node) NewGate(l admission.Limits) *transport.Gate {
+	return &transport.Gate{Queues: &n.queues, Delete: n.delete, Connect: n.connect, Budget: n.budget.NewPort(l)}
+}
+
+// Queues returns the list of the queues of the node's targets.
+func (n *Node) Queues() *transport.Queues { return &n.queues }
+
+// Budget returns what queues may exist, and do.
+func (n *Node) Budget() *admission.Budget { return n.budget }
 
 // Shard returns the node's event loop.
 func (n *Node) Shard() *shard.Shard { return n.shard }
@@ -132,20 +167,21 @@ func (n *Node) Counts() Counts {
 	listeners, devices := n.listeners, n.devices
 	n.mu.Unlock()
 	for _, l := range listeners {
-		waiting, buffers, mrs := l.stats()
-		c.Queues.Waiting += waiting
+		buffers, mrs := l.stats()
 		c.Buffers += buffers
 		c.MRs += mrs
 	}
 	for _, d := range devices {
 		c.QPs += d.Device.QPs()
 	}
-	c.Admitted, c.AdmittedBytes = n.budget.Used()
+	used := n.budget.Stats().Used
+	c.Admitted, c.AdmittedBytes = used.Queues, used.Bytes
 	return c
 }
 
-// Workqueue returns what the workqueue that releases queues is doing.
-func (n *Node) Workqueue() workqueue.Stats { return n.delete.Stats() }
+// Workqueues returns the workqueues of the node: the one that releases queues,
+// and the one that makes them.
+func (n *Node) Workqueues() (del, connect *workqueue.Queue) { return n.delete, n.connect }
 
 // Close ends everything in order: the listeners stop and take leave of their
 // hosts, the queues are released, and then the workqueue, the connection
@@ -182,6 +218,7 @@ func (n *Node) Close(ctx context.Context) error {
 	// Last: queues that were left have gone down by now, and then want to be
 	// released.
 	n.delete.Destroy()
+	n.connect.Destroy()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("fabric: close: %w", err)
 	}

@@ -103,7 +103,7 @@ func TestLoop(t *testing.T) {
 func TestRoCE(t *testing.T) {
 	var events atomic.Int32
 	server, err := fabric.NewNode(fabric.Config{
-		Name: "server", Limits: admission.Limits{Queues: 2},
+		Name: "server", Limits: admission.Config{Target: admission.Limits{Queues: 2}},
 		CMEvents: func(*rdmacm.ID, *rdmacm.Event) { events.Add(1) },
 	})
 	if err != nil {
@@ -168,7 +168,8 @@ func TestRoCE(t *testing.T) {
 	if err := errors.Join(client.Close(t.Context()), server.Close(t.Context())); err != nil {
 		t.Error(err)
 	}
-	if wq := server.Workqueue(); !wq.Destroyed || wq.Pending != 0 || wq.Completed < 4 {
+	del, _ := server.Workqueues()
+	if wq := del.Stats(); !wq.Destroyed || wq.Pending != 0 || wq.Completed < 4 {
 		t.Errorf("the delete workqueue: %+v", wq)
 	}
 }

@@ -53,8 +53,8 @@ func (n *Node) OpenRoCETo(remote netip.Addr, cfg roce.Config) (*RoCE, error) {
 }
 
 // Listen makes a listener. Of cfg it needs Core; it fills in Addr (the device's
-// address, DefaultPort), CM, Provider, Shards, Queues, Delete and Budget as far
-// as they are not set. The node shuts it down.
+// address, DefaultPort), CM, Provider, Shards and Gate as far as they are not
+// set. The node shuts it down.
 func (r *RoCE) Listen(cfg rdma.Config) (*rdma.Listener, error) {
 	n := r.node
 	if err := n.begin(); err != nil {
@@ -76,9 +76,7 @@ func (r *RoCE) Listen(cfg rdma.Config) (*rdma.Listener, error) {
 		cfg.Shards = []*shard.Shard{n.shard}
 	}
 	orDefault(&cfg.CM, n.cm)
-	orDefault(&cfg.Queues, &n.queues)
-	orDefault(&cfg.Delete, n.delete)
-	orDefault(&cfg.Budget, n.budget)
+	orDefault(&cfg.Gate, n.gate)
 	ln, err := rdma.Listen(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("fabric: %w", err)
@@ -98,7 +96,7 @@ func (r *RoCE) Dialer() (transport.Dialer, error) {
 
 type rdmaListener struct{ *rdma.Listener }
 
-func (l rdmaListener) stats() (waiting, buffers, mrs int) {
+func (l rdmaListener) stats() (buffers, mrs int) {
 	s := l.Stats()
-	return s.Waiting, s.Buffers, s.MRs
+	return s.Buffers, s.MRs
 }

@@ -43,9 +43,8 @@ type world struct {
 	dev    *bdev.Faulty
 
 	targetShards, hostShards []*shard.Shard
-	queues                   transport.Queues
-	delete                   *workqueue.Queue
-	budget                   *admission.Budget
+	gate                     *transport.Gate
+	budget                   *admission.Budget // what gate charges
 	network                  *loop.Network
 	listener                 *loop.Listener // nil while nobody listens
 	loopConfig               loop.Config
@@ -58,8 +57,13 @@ func newWorld(t testing.TB, sim bool, sub target.SubsystemConfig) *world {
 	t.Helper()
 	w := &world{
 		t: t, target: target.New(target.Config{}),
-		delete: workqueue.New(workqueue.Config{Name: "delete"}), budget: admission.New(admission.Limits{}),
-		network: loop.NewNetwork(),
+		budget: admission.New(admission.Config{}), network: loop.NewNetwork(),
+	}
+	w.gate = &transport.Gate{
+		Queues:  new(transport.Queues),
+		Delete:  workqueue.New(workqueue.Config{Name: "delete"}),
+		Connect: workqueue.New(workqueue.Config{Name: "connect"}),
+		Budget:  w.budget.NewPort(admission.Limits{}),
 	}
 	for range 2 {
 		w.targetShards = append(w.targetShards, w.newShard(sim, "target"))
@@ -109,7 +113,7 @@ func (w *world) listen() {
 	w.t.Helper()
 	cfg := w.loopConfig
 	cfg.Addr, cfg.Shards = addr, w.targetShards
-	cfg.Core, cfg.Queues, cfg.Delete, cfg.Budget = w.port, &w.queues, w.delete, w.budget
+	cfg.Core, cfg.Gate = w.port, w.gate
 	var err error
 	w.listener, err = w.network.Listen(cfg)
 	w.must(err)
@@ -128,18 +132,19 @@ func (w *world) unplug() {
 func (w *world) close() {
 	w.t.Helper()
 	w.unplug()
-	w.delete.Drain()
-	if c := w.queues.Counts(); c.Total() != 0 || len(w.queues.All()) != 0 {
+	w.gate.Delete.Drain()
+	if c := w.gate.Queues.Counts(); c.Total() != 0 || len(w.gate.Queues.All()) != 0 {
 		w.t.Errorf("queues left: %+v", c)
 	}
-	if n, bytes := w.budget.Used(); n != 0 || bytes != 0 {
-		w.t.Errorf("%d queues and %d bytes are still charged", n, bytes)
+	if u := w.budget.Stats().Used; u != (admission.Usage{}) {
+		w.t.Errorf("still charged: %+v", u)
 	}
 	w.must(w.target.Close())
 	if c := w.target.Counts(); c.Controllers != 0 || c.Queues != 0 {
 		w.t.Errorf("left in the target: %+v", c)
 	}
-	w.delete.Destroy()
+	w.gate.Delete.Destroy()
+	w.gate.Connect.Destroy()
 	w.must(w.dev.Close())
 	for _, s := range append(w.targetShards, w.hostShards...) {
 		w.must(s.Close())

@@ -42,11 +42,21 @@ var nextState = [numStates][numStates]bool{
 	Releasing:     {Freed: true},
 }
 
-// A Releaser is what a fabric does to release a queue. Its methods are called
-// once each, in this order, on the delete workqueue. They may wait, until the
-// deadline, for the queue's shard, and for nothing that runs on the delete
-// workqueue.
-type Releaser interface {
+// An Entrant is a fabric's queue: what the gate and the life have it do.
+//
+// One of Admitted and Refused is called, once, if [Life.Enter] returned nil. Both
+// may allocate, and wait for the queue's shard, but not for the gate.
+//
+// Drain and Free are called once each, in this order, on the delete workqueue,
+// if it was admitted. They may wait, until the deadline, for the queue's shard,
+// and for nothing that runs on the delete workqueue.
+type Entrant interface {
+	// Admitted has the queue made: it is charged, and [Connecting].
+	Admitted()
+
+	// Refused tells that it never will be, and why. Its life is over.
+	Refused(cause error)
+
 	// Drain stops the queue: no receive is posted any more, what was posted is
 	// flushed, by force if the deadline passes, and after it nothing of the
 	// queue's runs on its shard but what orphaned requests need.
@@ -60,12 +70,8 @@ type Releaser interface {
 
 // LifeConfig is what a life needs.
 type LifeConfig struct {
-	Queues   *Queues
-	Delete   *workqueue.Queue // runs releases and nothing else
-	Releaser Releaser
-	// Grant is returned last. Nil if nothing is charged, or not yet: see
-	// [Life.Admit].
-	Grant *admission.Grant
+	Gate  *Gate
+	Queue Entrant
 	// DrainTimeout and QuiesceTimeout bound the waits of a release. Zero means
 	// the defaults.
 	DrainTimeout, QuiesceTimeout time.Duration
@@ -77,35 +83,38 @@ const (
 	DefaultQuiesceTimeout = 5 * time.Second
 )
 
-type lifeMu struct{} // innermost: nothing is locked while it is held, but Queues
+// lifeMu is held while nothing is locked but Queues and a workqueue.
+type lifeMu struct{}
 
 // A Life is the life of one queue. Its methods may be called from any
 // goroutine.
 type Life struct {
 	cfg     LifeConfig
+	claim   Claim
+	entry   entry
+	grant   admission.Grant
 	release workqueue.Work
 
 	mu    lockdep.Mutex[lifeMu]
-	state State            // guarded by mu
-	since time.Time        // guarded by mu
-	cause error            // guarded by mu: why it leaves
-	queue Queue            // guarded by mu
-	grant *admission.Grant // guarded by mu
+	state State     // guarded by mu
+	since time.Time // guarded by mu
+	step  string    // guarded by mu: of the release
+	cause error     // guarded by mu: why it leaves
+	queue Queue     // guarded by mu
 }
 
 // Init begins a life, in [Waiting], and enters it in the list of queues.
-func (l *Life) Init(cfg LifeConfig) {
+func (l *Life) Init(cfg LifeConfig, c Claim) {
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = DefaultDrainTimeout
 	}
 	if cfg.QuiesceTimeout == 0 {
 		cfg.QuiesceTimeout = DefaultQuiesceTimeout
 	}
-	l.cfg = cfg
-	l.grant = cfg.Grant
+	l.cfg, l.claim = cfg, c
 	l.since = time.Now()
 	l.release.Init("release queue", l.runRelease)
-	cfg.Queues.add(l)
+	cfg.Gate.Queues.add(l)
 }
 
 // SetQueue tells the life the core's end of the queue, which release will
@@ -134,18 +143,6 @@ func (l *Life) Cause() error {
 // table has no such move, because somebody else made one first.
 func (l *Life) Move(to State) bool { return l.move(to, nil) }
 
-// Admit moves a waiting queue to [Connecting], charged with g, and reports
-// whether it did: if not, g is still the caller's.
-func (l *Life) Admit(g *admission.Grant) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.moveLocked(Connecting, nil) {
-		return false
-	}
-	l.grant = g
-	return true
-}
-
 // Leave moves a queue that is connecting or live to [Disconnecting] and
 // reports whether this call did: the first cause wins.
 func (l *Life) Leave(cause error) bool { return l.move(Disconnecting, cause) }
@@ -160,7 +157,7 @@ func (l *Life) moveLocked(to State, cause error) bool {
 	if !nextState[l.state][to] {
 		return false
 	}
-	l.cfg.Queues.count(l.state, to)
+	l.cfg.Gate.Queues.count(l.state, to)
 	l.state, l.since = to, time.Now()
 	if l.cause == nil {
 		l.cause = cause
@@ -172,37 +169,54 @@ func (l *Life) moveLocked(to State, cause error) bool {
 // and however they race, it acts once, and it does not wait.
 func (l *Life) BeginRelease(cause error) {
 	if l.move(Releasing, cause) {
-		l.cfg.Delete.Queue(&l.release)
-	}
-}
-
-// Refuse ends the life of a queue that was never admitted.
-func (l *Life) Refuse(cause error) {
-	if l.move(Freed, cause) {
-		l.cfg.Queues.remove(l)
+		l.cfg.Gate.Queues.released(l.Cause())
+		l.cfg.Gate.Delete.Queue(&l.release)
 	}
 }
 
 // runRelease is the release, on the delete workqueue. Nothing waits for it but
 // flushes of that workqueue.
 func (l *Life) runRelease() {
-	l.cfg.Releaser.Drain(time.Now().Add(l.cfg.DrainTimeout)) // 1. no packet reaches it, its WRs are flushed
+	l.stepTo("drain")
+	l.cfg.Queue.Drain(time.Now().Add(l.cfg.DrainTimeout)) // 1. no packet reaches it, its WRs are flushed
 
 	// Not before the drain: a cause from outside the shard may come while the
 	// core is opening the queue, and what it opened must be destroyed.
 	l.mu.Lock()
-	q, grant := l.queue, l.grant
+	q := l.queue
 	l.mu.Unlock()
 	orphans := 0
 	if q != nil {
+		l.stepTo("quiesce")
 		orphans = q.Quiesce(time.Now().Add(l.cfg.QuiesceTimeout)) // 2. what is left keeps its buffers
 		q.Destroy()
 	}
-	l.cfg.Releaser.Free(orphans) // 3. queue pair, connection, memory
+	l.stepTo("free")
+	l.cfg.Queue.Free(orphans) // 3. queue pair, connection, memory
 	if l.move(Freed, nil) {
-		l.cfg.Queues.remove(l)
+		l.cfg.Gate.Queues.remove(l)
 	}
-	if grant != nil {
-		grant.Return() // 4. last: only now may another take its place
-	}
+	l.grant.Return() // 4. last: only now may another take its place
+}
+
+func (l *Life) stepTo(step string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.step = step
+}
+
+// Info is what an operator wants to know of a queue.
+type Info struct {
+	Claim
+	State State
+	Age   time.Duration // in this state
+	Step  string        // of the release, if it has begun: "drain", "quiesce" or "free"
+	Cause error         // why it leaves, nil while it does not
+}
+
+// Info returns what there is to know of the queue.
+func (l *Life) Info() Info {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Info{l.claim, l.state, time.Since(l.since), l.step, l.cause}
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,10 +60,13 @@ func TestLifeTable(t *testing.T) {
 // A scene is a life with everything around it, of which the order of events is
 // written down.
 type scene struct {
-	life   Life
-	queues Queues
-	budget *admission.Budget
-	wq     *workqueue.Queue
+	life    Life
+	queues  Queues
+	budget  *admission.Budget
+	delete  *workqueue.Queue
+	connect *workqueue.Queue
+	gate    Gate
+	entered chan error // nil: admitted
 
 	log       []string // of the delete workqueue, read after a flush
 	onDrain   func(deadline time.Time)
@@ -70,21 +74,41 @@ type scene struct {
 	orphans   int
 }
 
-func newScene(t *testing.T, cfg LifeConfig) *scene {
+// newStage makes a scene in which nothing has happened.
+func newStage(t *testing.T, limits admission.Config) *scene {
 	t.Helper()
-	s := &scene{budget: admission.New(admission.Limits{Queues: 1}), wq: workqueue.New(workqueue.Config{Name: "delete"})}
-	t.Cleanup(s.wq.Destroy)
-	grant, err := s.budget.Take(4096)
-	if err != nil {
-		t.Fatal(err)
+	s := &scene{
+		budget:  admission.New(limits),
+		delete:  workqueue.New(workqueue.Config{Name: "delete"}),
+		connect: workqueue.New(workqueue.Config{Name: "connect"}),
+		entered: make(chan error, 4),
 	}
-	cfg.Queues, cfg.Delete, cfg.Releaser, cfg.Grant = &s.queues, s.wq, s, grant
-	s.life.Init(cfg)
+	t.Cleanup(s.connect.Destroy)
+	t.Cleanup(s.delete.Destroy)
+	s.gate = Gate{Queues: &s.queues, Delete: s.delete, Connect: s.connect, Budget: s.budget.NewPort(admission.Limits{})}
 	return s
 }
 
+// newScene makes a scene with an I/O queue that has been admitted.
+func newScene(t *testing.T, cfg LifeConfig) *scene {
+	t.Helper()
+	s := newStage(t, admission.Config{Target: admission.Limits{Queues: 1}})
+	cfg.Gate, cfg.Queue = &s.gate, s
+	s.life.Init(cfg, Claim{QID: 1, Bytes: 4096})
+	if err := s.life.Enter(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-s.entered; err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *scene) Admitted()         { s.entered <- nil }
+func (s *scene) Refused(why error) { s.entered <- why }
+
 func (s *scene) note(what string) {
-	n, _ := s.budget.Used()
+	n := s.budget.Stats().Used.Queues
 	state, _ := s.life.State()
 	s.log = append(s.log, fmt.Sprintf("%s %v budget %d", what, state, n))
 }
@@ -124,8 +148,8 @@ func (s *scene) over(t *testing.T) {
 	if n := len(s.queues.All()); n != 0 {
 		t.Errorf("%d queues are left in the list", n)
 	}
-	if n, bytes := s.budget.Used(); n != 0 || bytes != 0 {
-		t.Errorf("%d queues and %d bytes are still charged", n, bytes)
+	if u := s.budget.Stats().Used; u != (admission.Usage{}) {
+		t.Errorf("still charged: %+v", u)
 	}
 }
 
@@ -133,10 +157,9 @@ func TestReleaseStepsInOrder(t *testing.T) {
 	s := newScene(t, LifeConfig{})
 	s.orphans = 3
 	s.life.SetQueue(coreQueue{s})
-	s.life.Move(Connecting)
 	s.life.Move(Live)
 	s.life.BeginRelease(errors.New("cable"))
-	s.wq.Flush()
+	s.delete.Flush()
 	want := []string{
 		"drain releasing budget 1",
 		"quiesce releasing budget 1",
@@ -155,10 +178,9 @@ func TestReleaseStepsInOrder(t *testing.T) {
 // A core that is opened while the release has begun is destroyed nevertheless.
 func TestReleaseFindsAQueueThatWasBeingOpened(t *testing.T) {
 	s := newScene(t, LifeConfig{})
-	s.life.Move(Connecting)
 	s.onDrain = func(time.Time) { s.life.SetQueue(coreQueue{s}) } // the shard runs to its end
 	s.life.BeginRelease(nil)
-	s.wq.Flush()
+	s.delete.Flush()
 	if !slices.Contains(s.log, "destroy releasing budget 1") {
 		t.Errorf("steps %q: the core's end was not destroyed", s.log)
 	}
@@ -167,9 +189,8 @@ func TestReleaseFindsAQueueThatWasBeingOpened(t *testing.T) {
 
 func TestReleaseWithoutCoreQueue(t *testing.T) {
 	s := newScene(t, LifeConfig{})
-	s.life.Move(Connecting)
 	s.life.BeginRelease(nil)
-	s.wq.Flush()
+	s.delete.Flush()
 	if want := []string{"drain releasing budget 1", "free, orphans 0, releasing budget 1"}; !slices.Equal(s.log, want) {
 		t.Errorf("steps %q, want %q", s.log, want)
 	}
@@ -183,7 +204,6 @@ func TestReleaseOnce(t *testing.T) {
 	for range 200 {
 		s := newScene(t, LifeConfig{})
 		s.life.SetQueue(coreQueue{s})
-		s.life.Move(Connecting)
 		var wg lockdep.WaitGroup[racers]
 		start := make(chan struct{})
 		left := make([]bool, 4)
@@ -198,7 +218,7 @@ func TestReleaseOnce(t *testing.T) {
 		}
 		close(start)
 		wg.Wait()
-		s.wq.Flush()
+		s.delete.Flush()
 		if len(s.log) != 4 {
 			t.Fatalf("steps %q", s.log)
 		}
@@ -218,61 +238,6 @@ func TestReleaseOnce(t *testing.T) {
 	}
 }
 
-// A queue may wait before it is charged; it returns what Admit charged it with.
-func TestAdmit(t *testing.T) {
-	s := newScene(t, LifeConfig{})
-	s.life.Refuse(nil)
-	s.life.cfg.Grant.Return()
-	var l Life
-	cfg := s.life.cfg
-	cfg.Grant = nil
-	l.Init(cfg)
-	grant, err := s.budget.Take(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !l.Admit(grant) {
-		t.Fatal("a waiting queue is not admitted")
-	}
-	if l.Admit(nil) {
-		t.Error("admitted twice")
-	}
-	l.BeginRelease(nil)
-	s.wq.Flush()
-	s.over(t)
-}
-
-func TestRefuse(t *testing.T) {
-	s := newScene(t, LifeConfig{})
-	if c := s.queues.Counts(); c.Waiting != 1 || c.Total() != 1 || len(s.queues.All()) != 1 {
-		t.Errorf("counts are %+v with one waiting", c)
-	}
-	s.life.Refuse(errors.New("no room"))
-	if state, _ := s.life.State(); state != Freed {
-		t.Errorf("state %v", state)
-	}
-	if s.life.Move(Connecting) || s.life.Leave(nil) {
-		t.Error("a refused queue moved")
-	}
-	s.life.BeginRelease(nil)
-	s.wq.Flush()
-	if len(s.log) != 0 || len(s.queues.All()) != 0 || s.queues.Counts().Total() != 0 {
-		t.Errorf("after a refusal: steps %q, counts %+v", s.log, s.queues.Counts())
-	}
-}
-
-func TestRefuseIsForWaitingQueuesOnly(t *testing.T) {
-	s := newScene(t, LifeConfig{})
-	s.life.Move(Connecting)
-	s.life.Refuse(errors.New("too late"))
-	if state, _ := s.life.State(); state != Connecting || len(s.queues.All()) != 1 {
-		t.Errorf("state %v, %d in the list", state, len(s.queues.All()))
-	}
-	s.life.BeginRelease(nil)
-	s.wq.Flush()
-	s.over(t)
-}
-
 func TestDeadlinesAndAges(t *testing.T) {
 	for _, c := range []struct {
 		cfg            LifeConfig
@@ -284,7 +249,6 @@ func TestDeadlinesAndAges(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, c.cfg)
 			s.life.SetQueue(coreQueue{s})
-			s.life.Move(Connecting)
 			time.Sleep(3 * time.Second)
 			if state, age := s.life.State(); state != Connecting || age != 3*time.Second {
 				t.Errorf("%v for %v", state, age)
@@ -308,37 +272,52 @@ func TestDeadlinesAndAges(t *testing.T) {
 			if n := s.queues.Counts(); n.Releasing != 1 || n.Total() != 1 {
 				t.Errorf("counts %+v while releasing", n)
 			}
-			s.wq.Flush()
+			s.delete.Flush()
 			s.over(t)
 		})
 	}
 }
 
-// The release stands on the workqueue alone: it makes progress without memory.
-func TestBeginReleaseDoesNotAllocate(t *testing.T) {
+// The release stands on the workqueue alone: it makes progress without memory,
+// and so does letting in who waits for its room.
+func TestReleaseDoesNotAllocate(t *testing.T) {
 	if lockdep.Enabled {
 		t.Skip("the validator allocates")
 	}
 	const lives = 64
-	var queues Queues
-	wq := workqueue.New(workqueue.Config{Name: "delete"})
-	defer wq.Destroy()
-	all := make([]Life, lives+1)
+	s := newStage(t, admission.Config{Target: admission.Limits{Queues: 2}})
+	s.gate.Wait = time.Minute
+	all := make([]*guest, lives+3)
 	for i := range all {
-		all[i].Init(LifeConfig{Queues: &queues, Delete: wq, Releaser: nothing{}})
-		all[i].Move(Connecting)
+		all[i] = s.guest(Claim{Host: hostN(byte(i % 3))})
+		if err := all[i].Enter(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	i := 0
-	if n := testing.AllocsPerRun(lives, func() { all[i].BeginRelease(nil); i++ }); n != 0 {
+	next := func() *guest {
+		for {
+			for i, g := range all {
+				if g != nil && len(g.entered) == 1 {
+					all[i] = nil
+					return g
+				}
+			}
+			runtime.Gosched()
+		}
+	}
+	g := next()
+	cause := &Cause{"test", "test"}
+	s.queues.released(cause) // the first of its word makes room for it
+	if n := testing.AllocsPerRun(lives, func() { g.BeginRelease(cause); g = next() }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	wq.Flush()
-	if c := queues.Counts(); c.Total() != 0 {
-		t.Errorf("counts %+v", c)
+	for range 2 {
+		g.BeginRelease(cause)
+		s.delete.Flush()
+		s.connect.Flush()
+		if s.budget.Stats().Used.Queues > 0 {
+			g = next()
+		}
 	}
+	s.over(t)
 }
-
-type nothing struct{}
-
-func (nothing) Drain(time.Time) {}
-func (nothing) Free(int)        {}

@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"maps"
 	"sync/atomic"
+	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 )
@@ -13,8 +15,10 @@ type queuesMu struct{} // inside lifeMu
 type Queues struct {
 	counts [numStates]atomic.Int64
 
-	mu   lockdep.Mutex[queuesMu]
-	list map[*Life]struct{} // guarded by mu
+	mu       lockdep.Mutex[queuesMu] // guards below
+	list     map[*Life]struct{}
+	refusals map[string]uint64 // by [Reason]
+	releases map[string]uint64 // by [Reason]
 }
 
 // Counts is the number of queues in each stage.
@@ -69,4 +73,50 @@ func (q *Queues) count(from, to State) {
 	if to != Freed {
 		q.counts[to].Add(1)
 	}
+}
+
+// Tally is what has become of queues so far, by reason in a word: how many were
+// refused, and how many were released.
+type Tally struct {
+	Refused, Released map[string]uint64
+}
+
+// Tally returns what has become of queues so far.
+func (q *Queues) Tally() Tally {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return Tally{maps.Clone(q.refusals), maps.Clone(q.releases)}
+}
+
+// Refused counts a queue that a fabric refused before it had a life. The gate
+// counts those that it refuses.
+func (q *Queues) Refused(cause error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refusals == nil {
+		q.refusals = make(map[string]uint64)
+	}
+	q.refusals[Reason(cause)]++
+}
+
+func (q *Queues) released(cause error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.releases == nil {
+		q.releases = make(map[string]uint64)
+	}
+	q.releases[Reason(cause)]++
+}
+
+// Oldest returns the queue that has been in a stage for longest, nil if none is
+// in it.
+func (q *Queues) Oldest(s State) *Life {
+	var oldest *Life
+	var most time.Duration
+	for _, l := range q.All() {
+		if state, age := l.State(); state == s && (oldest == nil || age > most) {
+			oldest, most = l, age
+		}
+	}
+	return oldest
 }

@@ -194,7 +194,7 @@ func (p *program) startServer(f serveFlags) (s *server, what string, err error) 
 		return s, "", err
 	}
 	s.node, err = fabric.NewNode(fabric.Config{
-		Limits: admission.Limits{Queues: f.maxQueues}, CMEvents: cmEvents(p.log), Spin: f.spin,
+		Limits: admission.Config{Target: admission.Limits{Queues: f.maxQueues}}, CMEvents: cmEvents(p.log), Spin: f.spin,
 	})
 	if err != nil {
 		return s, "", err
@@ -338,7 +338,8 @@ type deleteCounters struct {
 }
 
 func (s *server) counters() counters {
-	wq := s.node.Workqueue()
+	del, _ := s.node.Workqueues()
+	wq := del.Stats()
 	c := counters{
 		Counts:      s.node.Counts(),
 		Controllers: s.target.Counts().Controllers,

@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -19,7 +18,7 @@ type (
 )
 
 // A conn is a connection, and its target's end: [transport.Fabric] for the
-// core and [transport.Releaser] for its life. What is below batch belongs to
+// core and [transport.Entrant] for its life. What is below batch belongs to
 // the target's shard.
 type conn struct {
 	l      *Listener
@@ -34,14 +33,15 @@ type conn struct {
 	toTarget mailbox
 	toHost   mailbox
 
-	open    shard.Task // makes the core's end
-	arrive  shard.Task // looks into toTarget
-	depart  shard.Task // the host leaves
-	dismiss shard.Task // the listener wants it to go
-	drain   shard.Task
-	opened  lockdep.Completion[opened]
-	drained lockdep.Completion[drained]
-	refusal error // of the core; after opened
+	open     shard.Task // makes the core's end
+	arrive   shard.Task // looks into toTarget
+	depart   shard.Task // the host leaves
+	dismiss  shard.Task // the listener wants it to go
+	drain    shard.Task
+	answered lockdep.Completion[gateAnswered]
+	opened   lockdep.Completion[opened]
+	drained  lockdep.Completion[drained]
+	refusal  error // of the gate; after answered. Of the core; after opened
 
 	batch   []*transport.Request
 	core    transport.Queue
@@ -53,8 +53,10 @@ type conn struct {
 
 // Causes of an end that come from here.
 var (
-	errHostLeft  = errors.New("loop: the host has disconnected")
-	errShutdown  = errors.New("loop: listener shut down")
+	errHostLeft  = &transport.Cause{Word: "host_left", Text: "loop: the host has disconnected"}
+	errShutdown  = &transport.Cause{Word: "shutdown", Text: "loop: listener shut down"}
+	errClosed    = &transport.Cause{Word: "closed", Text: "the listener is closed"}
+	errPortGone  = &transport.Cause{Word: "port_gone", Text: "the port is gone"}
 	errQueueGone = fmt.Errorf("loop: %w", transport.ErrQueueDown)
 )
 
@@ -295,7 +297,7 @@ func (c *conn) fail(cause error) {
 	c.life.BeginRelease(cause)
 }
 
-// Drain implements [transport.Releaser]. The queue is down, so what runs on the
+// Drain implements [transport.Entrant]. The queue is down, so what runs on the
 // shard still is the rest of a round.
 func (c *conn) Drain(deadline time.Time) {
 	if !c.shard.Post(&c.drain) {
@@ -311,6 +313,6 @@ func (c *conn) Drain(deadline time.Time) {
 
 func (c *conn) runDrain() { c.drained.Complete() }
 
-// Free implements [transport.Releaser]. Orphaned requests keep their pages until
+// Free implements [transport.Entrant]. Orphaned requests keep their pages until
 // they are completed.
 func (c *conn) Free(int) { c.l.remove(c) }

@@ -2,18 +2,15 @@ package loop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
-	"time"
 
 	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
-	"github.com/fabrid/fabrid/workqueue"
 )
 
 // Defaults of a [Config].
@@ -22,8 +19,6 @@ const (
 	DefaultMaxQueueSize   = 128
 	DefaultMaxData        = 1 << 20
 	DefaultPoolSize       = 64 << 20
-	DefaultMaxWaiting     = 128
-	DefaultBarrierTimeout = 2 * time.Second
 )
 
 // Config describes a listener to be. Fields that are zero have a default where
@@ -37,10 +32,8 @@ type Config struct {
 	// closed after the listener has been shut down.
 	Shards []*shard.Shard
 
-	Core   transport.Core
-	Queues *transport.Queues
-	Delete *workqueue.Queue // runs releases of queues and nothing else
-	Budget *admission.Budget
+	Core transport.Core
+	Gate *transport.Gate
 
 	// InlineDataSize is how many bytes of data a command capsule of an I/O
 	// queue may carry. Zero: DefaultInlineDataSize; negative: none.
@@ -52,13 +45,6 @@ type Config struct {
 	// PoolSize bounds the data buffers of a shard in bytes; what finds no room
 	// waits. At least MaxData.
 	PoolSize int64
-
-	// MaxWaiting bounds how many queues may wait to be admitted; more are
-	// refused.
-	MaxWaiting int
-	// BarrierTimeout bounds the wait of an admin queue for the deletions that
-	// were queued before it.
-	BarrierTimeout time.Duration
 
 	Events Events
 }
@@ -86,20 +72,14 @@ func (c *Config) complete() error {
 	if c.PoolSize == 0 {
 		c.PoolSize = max(DefaultPoolSize, int64(c.MaxData))
 	}
-	if c.MaxWaiting == 0 {
-		c.MaxWaiting = DefaultMaxWaiting
-	}
-	if c.BarrierTimeout == 0 {
-		c.BarrierTimeout = DefaultBarrierTimeout
-	}
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("loop: listen at %v: "+format, append([]any{c.Addr}, args...)...)
 	}
 	switch {
 	case !c.Addr.IsValid():
 		return bad("no address")
-	case len(c.Shards) == 0 || c.Core == nil || c.Queues == nil || c.Delete == nil || c.Budget == nil:
-		return bad("Shards, Core, Queues, Delete and Budget are needed")
+	case len(c.Shards) == 0 || c.Core == nil || !c.Gate.Complete():
+		return bad("Shards, Core and all of Gate are needed")
 	case c.MaxQueueSize < 2 || c.MaxQueueSize > 1<<16-1:
 		return bad("maximum queue size %d, need 2 to %d", c.MaxQueueSize, 1<<16-1)
 	case c.MaxData < 4096 || c.MaxData > 1<<30:
@@ -108,8 +88,6 @@ func (c *Config) complete() error {
 		return bad("inline data size %d, need a multiple of 16 up to %d", c.InlineDataSize, c.MaxData)
 	case c.PoolSize/pageSize < int64(pagesFor(c.MaxData)):
 		return bad("pool of %d bytes, need %d", c.PoolSize, pagesFor(c.MaxData)*pageSize)
-	case c.MaxWaiting < 1 || c.BarrierTimeout < 0:
-		return bad("%d may wait, for %v", c.MaxWaiting, c.BarrierTimeout)
 	}
 	return nil
 }
@@ -118,7 +96,7 @@ type (
 	listenerMu    struct{} // innermost
 	listenerDials struct{} // dials that are being admitted
 	listenerEmpty struct{} // the last queue has been released
-	deletionsDone struct{} // the barrier of an admin queue
+	gateAnswered  struct{} // an answer of the gate
 )
 
 // A Listener takes the connections to one address and owns the queues that come
@@ -227,11 +205,8 @@ func (l *Listener) Stats() Stats {
 func (l *Listener) begin() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.closed:
-		return &transport.RefusedError{Remote: l.cfg.Addr, Reason: "the listener is closed"}
-	case l.waiting >= l.cfg.MaxWaiting:
-		return &transport.RefusedError{Remote: l.cfg.Addr, Listening: true, Busy: true, Reason: fmt.Sprintf("%d queues wait already", l.waiting)}
+	if l.closed {
+		return &transport.RefusedError{Remote: l.cfg.Addr, Reason: errClosed.Error()}
 	}
 	l.waiting++
 	l.dials.Add(1)
@@ -245,27 +220,55 @@ func (l *Listener) end() {
 	l.dials.Done()
 }
 
-// admit admits a connection that has begun: it passes the barrier, if it is for
-// an admin queue, and then the budget.
+// footprint is what a queue is charged, in bytes.
+func (l *Listener) footprint(depth, inline int) int64 {
+	return int64(depth) * (slotFootprint(l.cfg.MaxData) + int64(inline))
+}
+
+// admit passes the gate with a connection that has begun, and waits for it.
 func (l *Listener) admit(ctx context.Context, c *conn, depth, inline int) error {
-	c.life.Init(transport.LifeConfig{Queues: l.cfg.Queues, Delete: l.cfg.Delete, Releaser: c})
-	err := l.waitForDeletions(ctx, c.qid)
-	if err == nil && l.cfg.Core.Removed() {
-		err = errors.New("the port is gone")
+	claim := transport.Claim{
+		QID: c.qid, Host: admission.Host{Addr: c.remote.Addr()},
+		Bytes: l.footprint(depth, inline), IOBytes: l.footprint(l.cfg.MaxQueueSize, l.cfg.InlineDataSize),
 	}
-	var grant *admission.Grant
-	if err == nil {
-		grant, err = l.cfg.Budget.Take(int64(depth) * (slotFootprint(l.cfg.MaxData) + int64(inline)))
-	}
-	if err != nil {
+	c.life.Init(transport.LifeConfig{Gate: l.cfg.Gate, Queue: c}, claim)
+	var err error
+	if l.cfg.Core.Removed() {
+		err = errPortGone
 		c.life.Refuse(err)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return &transport.RefusedError{Remote: l.cfg.Addr, Listening: true, Busy: true, Reason: err.Error()}
+	} else if err = c.life.Enter(); err == nil {
+		err = c.await(ctx)
 	}
-	c.life.Admit(grant) // nobody else knows it yet
-	return nil
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &transport.RefusedError{Remote: l.cfg.Addr, Listening: true, Busy: true, Reason: err.Error()}
+}
+
+// await waits for the answer of the gate, which comes soon if the dial is given
+// up or the listener closes.
+func (c *conn) await(ctx context.Context) error {
+	select {
+	case <-c.answered.Done():
+	case <-ctx.Done():
+		c.life.Withdraw(errHostLeft)
+	case <-c.l.ctx.Done():
+		c.life.Withdraw(errClosed)
+	}
+	c.answered.Wait()
+	return c.refusal
+}
+
+// Admitted implements [transport.Entrant]: the dial makes the queue.
+func (c *conn) Admitted() { c.answered.Complete() }
+
+// Refused implements [transport.Entrant].
+func (c *conn) Refused(cause error) {
+	c.refusal = cause
+	c.answered.Complete()
 }
 
 // enter puts a connection that is complete in the list: from then on others may
@@ -274,34 +277,6 @@ func (l *Listener) enter(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}
-}
-
-// waitForDeletions lets the deletions that were queued before run, or a bound
-// pass: so a storm of connects and disconnects goes no faster than deletion.
-func (l *Listener) waitForDeletions(ctx context.Context, qid uint16) error {
-	if qid != 0 {
-		return nil
-	}
-	var done lockdep.Completion[deletionsDone]
-	var barrier workqueue.Barrier
-	barrier.Init("loop admin connect", done.Complete)
-	l.cfg.Delete.FlushAsync(&barrier)
-	bound := time.NewTimer(l.cfg.BarrierTimeout)
-	defer bound.Stop()
-	var err error
-	select {
-	case <-done.Done():
-		return nil
-	case <-bound.C:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-l.ctx.Done():
-		err = errors.New("the listener is closed")
-	}
-	if !barrier.Cancel() {
-		done.Wait() // it runs: it must not outlive us
-	}
-	return err
 }
 
 // remove forgets a queue that has been released.

@@ -47,6 +47,7 @@ type place struct {
 	core    core
 	queues  transport.Queues
 	wq      *workqueue.Queue
+	connect *workqueue.Queue
 	budget  *admission.Budget
 	shard   *shard.Shard
 	network *loop.Network
@@ -58,10 +59,11 @@ func bubble(t *testing.T, limits admission.Limits, cfg loop.Config, fn func(p *p
 	synctest.Test(t, func(t *testing.T) {
 		p := &place{
 			t: t, wq: workqueue.New(workqueue.Config{Name: "delete", MaxActive: 1}),
-			budget: admission.New(limits), shard: shard.NewSim(shard.Config{}), network: loop.NewNetwork(),
+			connect: workqueue.New(workqueue.Config{Name: "connect"}),
+			budget:  admission.New(admission.Config{Target: limits}), shard: shard.NewSim(shard.Config{}), network: loop.NewNetwork(),
 		}
 		cfg.Addr, cfg.Shards = addr, []*shard.Shard{p.shard}
-		cfg.Core, cfg.Queues, cfg.Delete, cfg.Budget = &p.core, &p.queues, p.wq, p.budget
+		cfg.Core, cfg.Gate = &p.core, p.gate()
 		var err error
 		if p.l, err = p.network.Listen(cfg); err != nil {
 			t.Fatal(err)
@@ -77,13 +79,18 @@ func bubble(t *testing.T, limits admission.Limits, cfg loop.Config, fn func(p *p
 			t.Errorf("left: %+v", s)
 		}
 		p.wq.Destroy()
-		if n, b := p.budget.Used(); n != 0 || b != 0 || p.queues.Counts().Total() != 0 {
-			t.Errorf("%d queues and %d bytes charged, counts %+v", n, b, p.queues.Counts())
+		p.connect.Destroy()
+		if u := p.budget.Stats().Used; u != (admission.Usage{}) || p.queues.Counts().Total() != 0 {
+			t.Errorf("charged %+v, counts %+v", u, p.queues.Counts())
 		}
 		if err := p.shard.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+func (p *place) gate() *transport.Gate {
+	return &transport.Gate{Queues: &p.queues, Delete: p.wq, Connect: p.connect, Budget: p.budget.NewPort(admission.Limits{})}
 }
 
 func (p *place) dial(qid uint16) (transport.HostQueue, error) {
@@ -119,7 +126,7 @@ func (p *place) refused(err error, busy bool, reason string) {
 }
 
 // An admin queue waits for the deletions that were queued before it, at most
-// BarrierTimeout; an I/O queue does not.
+// DefaultWait; an I/O queue does not.
 func TestBarrier(t *testing.T) {
 	bubble(t, admission.Limits{}, loop.Config{}, func(p *place) {
 		release := p.hold()
@@ -141,7 +148,7 @@ func TestBarrier(t *testing.T) {
 		release = p.hold()
 		start = time.Now()
 		late := p.mustDial(0)
-		if d := time.Since(start); d != loop.DefaultBarrierTimeout {
+		if d := time.Since(start); d != transport.DefaultWait {
 			t.Errorf("an admin queue waited %v for what does not end", d)
 		}
 		release()
@@ -154,7 +161,7 @@ func TestBarrier(t *testing.T) {
 // While a dial waits for the barrier it can be given up, and the listener
 // closed.
 func TestBarrierGivenUp(t *testing.T) {
-	bubble(t, admission.Limits{}, loop.Config{MaxWaiting: 1}, func(p *place) {
+	bubble(t, admission.Limits{Waiting: 1}, loop.Config{}, func(p *place) {
 		release := p.hold()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -166,7 +173,7 @@ func TestBarrierGivenUp(t *testing.T) {
 		if _, err := p.d.Dial(ctx, transport.HostQueueParam{Remote: addr, Depth: 32}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("given up: %v", err)
 		}
-		p.refused(<-second, true, "1 queues wait already")
+		p.refused(<-second, true, "1 more waiting on top of 1")
 		if c := p.queues.Counts(); c.Total() != 0 {
 			t.Errorf("counts %+v", c)
 		}
@@ -184,8 +191,8 @@ func TestBudget(t *testing.T) {
 		_, err := p.dial(2)
 		p.refused(err, true, "admission: 1 more queues on top of 2 pass the limit of 2")
 		a.Disconnect()
-		p.mustDial(0).Disconnect() // behind the deletion of the other
 		b.Disconnect()
+		p.mustDial(0).Disconnect() // behind the deletion of the others
 	})
 	bubble(t, admission.Limits{Bytes: 1000}, loop.Config{}, func(p *place) {
 		_, err := p.dial(0)
@@ -264,7 +271,7 @@ func TestShutdown(t *testing.T) {
 func TestListen(t *testing.T) {
 	bubble(t, admission.Limits{}, loop.Config{InlineDataSize: -1, MaxData: 8192}, func(p *place) {
 		good := loop.Config{
-			Addr: addr, Shards: []*shard.Shard{p.shard}, Core: &p.core, Queues: &p.queues, Delete: p.wq, Budget: p.budget,
+			Addr: addr, Shards: []*shard.Shard{p.shard}, Core: &p.core, Gate: p.gate(),
 		}
 		if _, err := p.network.Listen(good); err == nil || !strings.Contains(err.Error(), "somebody listens") {
 			t.Errorf("the same address again: %v", err)
@@ -272,12 +279,12 @@ func TestListen(t *testing.T) {
 		good.Addr = netip.MustParseAddrPort("[2001:db8::1]:4420")
 		for what, edit := range map[string]func(*loop.Config){
 			"no address":                     func(c *loop.Config) { c.Addr = netip.AddrPort{} },
-			"Shards, Core, Queues":           func(c *loop.Config) { c.Shards = nil },
+			"Shards, Core and all of":        func(c *loop.Config) { c.Shards = nil },
 			"maximum queue size 1":           func(c *loop.Config) { c.MaxQueueSize = 1 },
 			"maximum data 100":               func(c *loop.Config) { c.MaxData = 100 },
 			"inline data size 100":           func(c *loop.Config) { c.InlineDataSize = 100 },
 			"pool of 16384 bytes, need 1048": func(c *loop.Config) { c.PoolSize = 16384 },
-			"-1 may wait":                    func(c *loop.Config) { c.MaxWaiting = -1 },
+			"all of Gate":                    func(c *loop.Config) { c.Gate = new(transport.Gate) },
 		} {
 			cfg := good
 			edit(&cfg)

@@ -50,7 +50,7 @@ func maker(targets, hosts int, cfg loop.Config, sim bool) transporttest.Maker {
 		}
 		cfg := cfg
 		cfg.Addr, cfg.Shards = addr, ts
-		cfg.Core, cfg.Queues, cfg.Delete, cfg.Budget = env.Core, env.Queues, env.Delete, env.Budget
+		cfg.Core, cfg.Gate = env.Core, env.Gate
 		if cfg.MaxData == 0 {
 			cfg.MaxData = 128 << 10
 		}

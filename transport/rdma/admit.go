@@ -3,18 +3,16 @@ package rdma
 import (
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/fabrid/fabrid/lockdep"
+	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/transport"
-	"github.com/fabrid/fabrid/workqueue"
 )
 
 // handle is the handler of the listening ID and of those of its connections.
-// It neither blocks nor flushes: what takes long is posted to a shard, or
-// waited for on a goroutine.
+// It neither blocks nor flushes: what takes long is posted to a shard, or done
+// on the connect workqueue.
 func (l *Listener) handle(id *rdmacm.ID, ev *rdmacm.Event) error {
 	switch ev.Type {
 	case rdmacm.ConnectRequest:
@@ -56,45 +54,24 @@ func (l *Listener) connectRequest(id *rdmacm.ID, p *rdmacm.ConnParam) error {
 		err = refuse(nvme.RDMACMNoResources, "completion vector %d of %d", id.Vector(), len(l.vectors))
 	}
 	if err != nil {
+		l.cfg.Gate.Queues.Refused(err)
 		return l.refuse(id, err)
 	}
 	q := newQueue(l, id, offer)
 	id.Context = q
-	q.life.Init(transport.LifeConfig{
-		Queues:         l.cfg.Queues,
-		Delete:         l.cfg.Delete,
-		Releaser:       q,
-		DrainTimeout:   l.cfg.DrainTimeout,
-		QuiesceTimeout: l.cfg.QuiesceTimeout,
-	})
-	if offer.qid != 0 {
-		err = q.admit()
-	} else {
-		err = l.startWaiting()
-	}
-	if err != nil {
-		q.life.Refuse(err)
+	host := admission.Host{Addr: id.RemoteAddr().Addr(), GUID: p.NodeGUID}
+	if err := q.enter(host); err != nil {
 		return l.refuse(id, err)
-	}
-	if offer.qid == 0 {
-		l.work.Go(func() {
-			defer l.stopWaiting()
-			if err := q.waitAndAdmit(); err != nil {
-				q.life.Refuse(err)
-				_ = l.refuse(id, err)
-				_ = id.Destroy() // the handler does not wait for us
-			}
-		})
 	}
 	return nil
 }
 
 // refuse answers a REQ that is not granted and returns its cause.
 func (l *Listener) refuse(id *rdmacm.ID, cause error) error {
-	status := nvme.RDMACMNoResources
-	var s nvme.RDMACMStatus
-	if errors.As(cause, &s) {
-		status = s
+	status, ok := errors.AsType[nvme.RDMACMStatus](cause)
+	if !ok {
+		status = nvme.RDMACMNoResources
+		cause = &refusal{status, cause}
 	}
 	// An error says that the host has gone meanwhile.
 	_ = id.Reject(nvme.RDMACMReject{Status: status}.AppendTo(nil))
@@ -104,73 +81,58 @@ func (l *Listener) refuse(id *rdmacm.ID, cause error) error {
 	return cause
 }
 
-func (l *Listener) startWaiting() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return refuse(nvme.RDMACMNoResources, "the listener is closed")
-	}
-	if l.waiting >= l.cfg.MaxWaiting {
-		return refuse(nvme.RDMACMNoResources, "%d admin queues wait already", l.waiting)
-	}
-	l.waiting++
-	return nil
-}
-
-func (l *Listener) stopWaiting() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.waiting--
-}
-
-type deletionsDone struct{}
-
-// waitAndAdmit lets the deletions that were queued before run, or a bound pass,
-// and then admits the queue: so a storm of connects and disconnects cannot
-// have more queues than the budget, and goes no faster than deletion does.
-func (q *queue) waitAndAdmit() error {
-	var done lockdep.Completion[deletionsDone]
-	var barrier workqueue.Barrier
-	barrier.Init("rdma admin connect", done.Complete)
-	q.l.cfg.Delete.FlushAsync(&barrier)
-	bound := time.NewTimer(q.l.cfg.BarrierTimeout)
-	defer bound.Stop()
-	select {
-	case <-done.Done():
-	case <-bound.C:
-		barrier.Cancel()
-	case <-q.outside.gone:
-		barrier.Cancel()
-		return q.leaveCause()
-	case <-q.l.ctx.Done():
-		barrier.Cancel()
-		return refuse(nvme.RDMACMNoResources, "the listener is closed")
-	}
-	return q.admit()
-}
-
-// admit charges the queue to the budget and has it made on its shard. From then
-// on its life is what ends it; with an error it has none.
-func (q *queue) admit() error {
+// enter has a queue pass the gate. With an error it has no life; else Admitted or
+// Refused follows, which may have been by now.
+func (q *queue) enter(host admission.Host) error {
 	l := q.l
-	if err := q.v.reserveShared(q); err != nil {
+	claim := transport.Claim{QID: q.qid, CNTLID: q.cntlid, Host: host, Bytes: l.cfg.footprint(q.qid, q.depth)}
+	if q.qid == 0 {
+		claim.IOBytes = l.cfg.footprint(1, l.cfg.MaxQueueSize)
+	}
+	q.life.Init(transport.LifeConfig{
+		Gate:           l.cfg.Gate,
+		Queue:          q,
+		DrainTimeout:   l.cfg.DrainTimeout,
+		QuiesceTimeout: l.cfg.QuiesceTimeout,
+	}, claim)
+	err := q.v.reserveShared(q)
+	if err == nil && !l.add(q) {
+		q.v.unreserveShared(q)
+		err = errListenerClosed
+	}
+	if err != nil {
+		q.life.Refuse(err)
 		return err
 	}
-	grant, err := l.cfg.Budget.Take(q.footprint())
-	if err != nil {
-		q.v.unreserveShared(q)
-		return refuse(nvme.RDMACMNoResources, "queue %d: %v", q.qid, err)
+	if err := q.life.Enter(); err != nil {
+		q.leaveUnadmitted()
+		return err
 	}
-	if !l.admit(q, grant) {
-		q.v.unreserveShared(q)
-		grant.Return()
-		return refuse(nvme.RDMACMNoResources, "the listener is closed")
-	}
+	return nil
+}
+
+// leaveUnadmitted takes back what enter did for a queue that is not let in.
+func (q *queue) leaveUnadmitted() {
+	q.v.unreserveShared(q)
+	q.l.remove(q)
+	q.l.answered()
+}
+
+// Refused implements [transport.Entrant].
+func (q *queue) Refused(cause error) {
+	_ = q.l.refuse(q.id, cause)
+	_ = q.id.Destroy() // the handler does not wait for us
+	q.leaveUnadmitted()
+}
+
+// Admitted implements [transport.Entrant]: the queue is made, at last on its
+// shard. From now on its life is what ends it.
+func (q *queue) Admitted() {
+	defer q.l.answered()
 	if err := q.allocate(); err != nil {
-		_ = l.refuse(q.id, err)
-		q.life.BeginRelease(err)
-		return nil // the release destroys the ID
+		_ = q.l.refuse(q.id, err)
+		q.life.BeginRelease(err) // which destroys the ID
+		return
 	}
 	q.v.shard.Post(&q.outside.create)
-	return nil
 }

@@ -5,12 +5,10 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
-	"github.com/fabrid/fabrid/workqueue"
 )
 
 // Defaults of a [Config].
@@ -21,12 +19,10 @@ const (
 	DefaultSRQSize          = 1024
 	DefaultPoolSize         = 64 << 20
 	DefaultMaxReadSize      = 128 << 10
-	DefaultMaxWaiting       = 128
 	DefaultConnectTimeout   = 60 * time.Second
 	DefaultEstablishTimeout = 20 * time.Second
 	DefaultStallTimeout     = 30 * time.Second
 	DefaultFlushTimeout     = time.Second
-	DefaultBarrierTimeout   = 2 * time.Second
 	DefaultRetryInterval    = 5 * time.Second
 )
 
@@ -45,10 +41,8 @@ type Config struct {
 	// are closed after the listener has been shut down.
 	Shards []*shard.Shard
 
-	Core   transport.Core
-	Queues *transport.Queues
-	Delete *workqueue.Queue // runs releases of queues and nothing else
-	Budget *admission.Budget
+	Core transport.Core
+	Gate *transport.Gate
 
 	// InlineDataSize is how many bytes of data a command capsule of an I/O
 	// queue may carry. Zero: DefaultInlineDataSize; negative: none.
@@ -71,10 +65,6 @@ type Config struct {
 	// that times the READs that the host answers at once.
 	MaxReadSize int
 
-	// MaxWaiting bounds how many admin queues may wait, between their REQ and
-	// their admission, for queues that are being deleted; more are refused.
-	MaxWaiting int
-
 	// ConnectTimeout is how long an established queue may be without a
 	// successful Connect command. Linux hosts establish all I/O queues before
 	// they send the first Connect.
@@ -83,14 +73,12 @@ type Config struct {
 	EstablishTimeout time.Duration
 	// StallTimeout is how long work requests may be under way to a host without
 	// one completing. A host can withhold its receives for as long as it likes,
-	// and the memory of what is sent to it with them.
+	// and the memory of what is sent to it with them. While others wait for that
+	// memory it is an eighth.
 	StallTimeout time.Duration
 	// FlushTimeout bounds the sending of what was completed before a
 	// disconnect.
 	FlushTimeout time.Duration
-	// BarrierTimeout bounds the wait of an admin queue for the deletions before
-	// it.
-	BarrierTimeout time.Duration
 	// DrainTimeout and QuiesceTimeout are those of [transport.LifeConfig].
 	DrainTimeout, QuiesceTimeout time.Duration
 	// RetryInterval is how often a listener whose address went away is tried
@@ -126,12 +114,10 @@ func (c *Config) complete() error {
 	orDefault(&c.SRQSize, DefaultSRQSize)
 	orDefault(&c.PoolSize, max(DefaultPoolSize, 4*int64(c.MaxData)))
 	orDefault(&c.MaxReadSize, DefaultMaxReadSize)
-	orDefault(&c.MaxWaiting, DefaultMaxWaiting)
 	orDefault(&c.ConnectTimeout, DefaultConnectTimeout)
 	orDefault(&c.EstablishTimeout, DefaultEstablishTimeout)
 	orDefault(&c.StallTimeout, DefaultStallTimeout)
 	orDefault(&c.FlushTimeout, DefaultFlushTimeout)
-	orDefault(&c.BarrierTimeout, DefaultBarrierTimeout)
 	orDefault(&c.RetryInterval, DefaultRetryInterval)
 	c.InlineDataSize = max(c.InlineDataSize, 0)
 
@@ -140,8 +126,8 @@ func (c *Config) complete() error {
 	}
 	attr := c.Provider.Device().Attr()
 	switch {
-	case c.CM == nil || c.Core == nil || c.Queues == nil || c.Delete == nil || c.Budget == nil:
-		return bad("CM, Core, Queues, Delete and Budget are needed")
+	case c.CM == nil || c.Core == nil || !c.Gate.Complete():
+		return bad("CM, Core and all of Gate are needed")
 	case !c.Addr.IsValid() || c.Addr.Port() == 0:
 		return bad("no address or no port")
 	case len(c.Shards) != attr.NumCompVectors:

@@ -52,7 +52,7 @@ func newConformanceFabric(t *testing.T, env *transporttest.Env, wc worldConfig) 
 	hostCM, cm := rdmacm.New(rdmacm.Config{}), rdmacm.New(rdmacm.Config{})
 	cfg := Config{
 		CM: cm, Provider: dev.Provider(), Addr: portal, Shards: shards,
-		Core: env.Core, Queues: env.Queues, Delete: env.Delete, Budget: env.Budget,
+		Core: env.Core, Gate: env.Gate,
 		PoolSize: 16 << 20,
 	}
 	if env.SmallPool {

@@ -156,7 +156,7 @@ func TestAdmissionBarrier(t *testing.T) {
 	}
 
 	t.Run("waits", func(t *testing.T) {
-		w := newWorld(t, worldConfig{mod: func(c *Config) { c.BarrierTimeout = time.Hour }})
+		w := newWorld(t, worldConfig{wait: time.Hour})
 		release := block(w)
 		r := w.rawHost(goodRequest(0, 32))
 		waiting(w, 1)
@@ -172,14 +172,14 @@ func TestAdmissionBarrier(t *testing.T) {
 		<-w.core.opened
 	})
 	t.Run("bound", func(t *testing.T) {
-		w := newWorld(t, worldConfig{mod: func(c *Config) { c.BarrierTimeout = 20 * time.Millisecond }})
+		w := newWorld(t, worldConfig{wait: 20 * time.Millisecond})
 		release := block(w)
 		r := w.rawHost(goodRequest(0, 32))
 		r.event(rdmacm.Established)
 		release()
 	})
 	t.Run("host gives up", func(t *testing.T) {
-		w := newWorld(t, worldConfig{mod: func(c *Config) { c.BarrierTimeout = time.Hour }})
+		w := newWorld(t, worldConfig{wait: time.Hour})
 		release := block(w)
 		r := w.rawHost(goodRequest(0, 32))
 		waiting(w, 1)
@@ -191,7 +191,7 @@ func TestAdmissionBarrier(t *testing.T) {
 		<-w.refused
 	})
 	t.Run("listener closes", func(t *testing.T) {
-		w := newWorld(t, worldConfig{mod: func(c *Config) { c.BarrierTimeout = time.Hour }})
+		w := newWorld(t, worldConfig{wait: time.Hour})
 		release := block(w)
 		r := w.rawHost(goodRequest(0, 32))
 		waiting(w, 1)
@@ -202,7 +202,7 @@ func TestAdmissionBarrier(t *testing.T) {
 		release()
 	})
 	t.Run("cap", func(t *testing.T) {
-		w := newWorld(t, worldConfig{mod: func(c *Config) { c.BarrierTimeout, c.MaxWaiting = time.Hour, 2 }})
+		w := newWorld(t, worldConfig{wait: time.Hour, limits: admission.Config{Target: admission.Limits{Waiting: 2}}})
 		release := block(w)
 		a, b := w.rawHost(goodRequest(0, 32)), w.rawHost(goodRequest(0, 32))
 		waiting(w, 2)
@@ -249,7 +249,7 @@ func TestStorm(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const limit, hosts, rounds = 6, 8, 40
 			wc := variants[name]
-			wc.limits = admission.Limits{Queues: limit}
+			wc.limits = admission.Config{Target: admission.Limits{Queues: limit}}
 			wc.core = func(c *testCore) { c.size = 1 << 18 }
 			w := newWorld(t, wc)
 			go func() { // nobody here asks which queue is whose
@@ -271,7 +271,7 @@ func TestStorm(t *testing.T) {
 						if r.IntN(10) == 0 {
 							w.l.DisconnectAll(errTest)
 						}
-						if q, _ := w.budget.Used(); q > limit {
+						if q := w.budget.Stats().Most.Queues; q > limit {
 							t.Errorf("%d queues of %d", q, limit)
 						}
 					}

@@ -7,15 +7,15 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs"
 )
 
 var (
-	errListenerClosed = errors.New("rdma: listener closed")
-	errShutdown       = errors.New("rdma: target shut down")
+	errListenerClosed = &transport.Cause{Word: "closed", Text: "rdma: listener closed"}
+	errShutdown       = &transport.Cause{Word: "shutdown", Text: "rdma: target shut down"}
 )
 
 // listenerMu guards a listener's state. Under it a queue's life is locked.
@@ -45,8 +45,8 @@ type Listener struct {
 	mu      lockdep.Mutex[listenerMu] // guards below
 	id      *rdmacm.ID                // that listens; nil while none does
 	closed  bool
-	waiting int // admin queues between REQ and admission
 	queues  map[*queue]struct{}
+	waiting int                                // of the queues, those that the gate has not answered
 	empty   *lockdep.Completion[listenerEmpty] // somebody waits for the last queue
 	freed   bool                               // what the queues shared is given back
 	mrs     int64                              // regions of queues' own memory
@@ -170,6 +170,9 @@ func (l *Listener) Close() error {
 	if id != nil {
 		err = id.Destroy()
 	}
+	for _, q := range l.all() {
+		q.life.Withdraw(errListenerClosed)
+	}
 	l.work.Wait()
 	return err
 }
@@ -243,16 +246,25 @@ func (l *Listener) free() error {
 	return errors.Join(append(errs, l.pd.Dealloc())...)
 }
 
-// admit enters a queue in the list, unless the listener is closed, and in the
-// same step admits it: who finds it in the list may end it.
-func (l *Listener) admit(q *queue, g *admission.Grant) bool {
+// add enters a queue in the list, unless the listener is closed.
+func (l *Listener) add(q *queue) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || !q.life.Admit(g) {
+	if l.closed {
 		return false
 	}
 	l.queues[q] = struct{}{}
+	l.waiting++
+	l.work.Add(1)
 	return true
+}
+
+// answered counts a queue that the gate has answered.
+func (l *Listener) answered() {
+	l.mu.Lock()
+	l.waiting--
+	l.mu.Unlock()
+	l.work.Done()
 }
 
 func (l *Listener) remove(q *queue) {
@@ -283,7 +295,7 @@ type Stats struct {
 // Stats returns what the listener holds.
 func (l *Listener) Stats() Stats {
 	l.mu.Lock()
-	s := Stats{Queues: len(l.queues), Waiting: l.waiting, MRs: int(l.mrs)}
+	s := Stats{Queues: len(l.queues) - l.waiting, Waiting: l.waiting, MRs: int(l.mrs)}
 	l.mu.Unlock()
 	for _, v := range l.vectors {
 		s.Buffers += int(v.pool.inUse.Load())

@@ -35,7 +35,7 @@ var (
 )
 
 // A queue is the fabric of one queue of a target: [transport.Fabric] for the
-// core, [transport.Releaser] for its life.
+// core, [transport.Entrant] for its life.
 //
 // Everything below outside belongs to the queue's shard, from the run of create
 // on. What happens elsewhere, such as an event of the connection manager, is
@@ -81,9 +81,8 @@ type stage struct {
 // purpose.
 type outside struct {
 	mu    lockdep.Mutex[queueMu]
-	cause error         // guarded by mu: why it has to go down
-	leave error         // guarded by mu: why it is asked to leave
-	gone  chan struct{} // closed when cause is set
+	cause error // guarded by mu: why it has to go down
+	leave error // guarded by mu: why it is asked to leave
 
 	create, established, lost, asked, drain shard.Task
 
@@ -93,7 +92,6 @@ type outside struct {
 func newQueue(l *Listener, id *rdmacm.ID, accepted offer) *queue {
 	q := &queue{l: l, v: l.vectors[id.Vector()], id: id, offer: accepted}
 	o := &q.outside
-	o.gone = make(chan struct{})
 	o.create.Fn = q.runCreate
 	o.established.Fn = q.runEstablished
 	o.lost.Fn = q.runLost
@@ -123,10 +121,10 @@ func (q *queue) lose(cause error) {
 	first := q.outside.cause == nil
 	if first {
 		q.outside.cause = cause
-		close(q.outside.gone)
 	}
 	q.outside.mu.Unlock()
 	if first {
+		q.life.Withdraw(cause)
 		q.v.shard.Post(&q.outside.lost)
 	}
 }
@@ -169,27 +167,27 @@ func (q *queue) runAsked() {
 
 // capsuleSize is how long a command capsule may be. Admin queues carry no data
 // in capsules: the host does not know yet how much there may be.
-func (q *queue) capsuleSize() int {
-	if q.qid == 0 {
+func (c *Config) capsuleSize(qid uint16) int {
+	if qid == 0 {
 		return nvme.CommandSize
 	}
-	return nvme.CommandSize + q.l.cfg.InlineDataSize
+	return nvme.CommandSize + c.InlineDataSize
+}
+
+// footprint is what a queue is charged, in bytes.
+func (c *Config) footprint(qid uint16, depth int) int64 {
+	per := requestFootprint
+	if qid == 0 || !c.UseSRQ {
+		per += c.capsuleSize(qid)
+	}
+	return int64(depth) * int64(per)
 }
 
 func (q *queue) usesSRQ() bool { return q.v.srq != nil && q.qid != 0 }
 
-// footprint is what the queue is charged, in bytes.
-func (q *queue) footprint() int64 {
-	per := requestFootprint
-	if !q.usesSRQ() {
-		per += q.capsuleSize()
-	}
-	return int64(q.depth) * int64(per)
-}
-
 // allocate makes what needs no shard.
 func (q *queue) allocate() error {
-	capsule := q.capsuleSize()
+	capsule := q.l.cfg.capsuleSize(q.qid)
 	if q.usesSRQ() {
 		capsule = 0
 	}
@@ -417,7 +415,7 @@ func (q *queue) abandon(r *request) {
 	}
 }
 
-// Drain implements [transport.Releaser].
+// Drain implements [transport.Entrant].
 func (q *queue) Drain(deadline time.Time) {
 	q.v.shard.Post(&q.outside.drain)
 	t := time.NewTimer(time.Until(deadline))
@@ -455,7 +453,7 @@ func (q *queue) force() {
 	q.progress()
 }
 
-// Free implements [transport.Releaser]. Orphaned requests keep their buffers,
+// Free implements [transport.Entrant]. Orphaned requests keep their buffers,
 // which come home when they are completed.
 func (q *queue) Free(int) {
 	// The connection first: the provider has the queue pair until then.

@@ -1,31 +1,60 @@
 package rdma
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/transport"
 )
 
 // A refusal is why a queue is not admitted: a status for the host and the
 // reason for us.
 type refusal struct {
 	status nvme.RDMACMStatus
-	why    string
+	why    error
 }
 
-func (e *refusal) Error() string { return fmt.Sprintf("rdma: refused: %v: %s", e.status, e.why) }
-func (e *refusal) Unwrap() error { return e.status }
+func (e *refusal) Error() string   { return fmt.Sprintf("rdma: refused: %v: %v", e.status, e.why) }
+func (e *refusal) Unwrap() []error { return []error{e.status, e.why} }
+
+// Reason is the refusal in a word; see [transport.Reasoner].
+func (e *refusal) Reason() string {
+	if r, ok := errors.AsType[transport.Reasoner](e.why); ok {
+		return r.Reason()
+	}
+	switch e.status {
+	case nvme.RDMACMInvalidLength:
+		return "invalid_length"
+	case nvme.RDMACMInvalidRecFmt:
+		return "invalid_recfmt"
+	case nvme.RDMACMInvalidQID:
+		return "invalid_qid"
+	case nvme.RDMACMInvalidHSQSize:
+		return "invalid_hsqsize"
+	case nvme.RDMACMInvalidHRQSize:
+		return "invalid_hrqsize"
+	case nvme.RDMACMInvalidIRD:
+		return "invalid_ird"
+	case nvme.RDMACMInvalidORD:
+		return "invalid_ord"
+	case nvme.RDMACMInvalidCNTLID:
+		return "invalid_cntlid"
+	}
+	return "no_resources"
+}
 
 func refuse(status nvme.RDMACMStatus, format string, args ...any) error {
-	return &refusal{status, fmt.Sprintf(format, args...)}
+	return &refusal{status, fmt.Errorf(format, args...)}
 }
 
 // An offer is what a host asks for, checked.
 type offer struct {
-	qid   uint16
-	depth int // commands that the host may have outstanding
-	reads int // RDMA READs that it answers at once
+	qid    uint16
+	cntlid uint16 // of an I/O queue's controller; 0 from older hosts
+	depth  int    // commands that the host may have outstanding
+	reads  int    // RDMA READs that it answers at once
 }
 
 // parseOffer checks the private data of a REQ and what came with it [RDMA,
@@ -53,5 +82,5 @@ func parseOffer(p *rdmacm.ConnParam, maxQueueSize int) (offer, error) {
 		// The host would never let us read what it writes.
 		return offer{}, refuse(nvme.RDMACMInvalidIRD, "queue %d: responder resources 0", req.QID)
 	}
-	return offer{qid: req.QID, depth: depth, reads: int(p.ResponderResources)}, nil
+	return offer{qid: req.QID, cntlid: req.CNTLID, depth: depth, reads: int(p.ResponderResources)}, nil
 }

@@ -26,11 +26,11 @@ func TestParseOffer(t *testing.T) {
 		want    nvme.RDMACMStatus
 		offer   offer
 	}{
-		{"admin", private(0, 0, 32, 31), 16, 0, offer{0, 32, 16}},
-		{"I/O", private(0, 3, 128, 127), 255, 0, offer{3, 128, 255}},
-		{"least", private(0, 1, 2, 1), 1, 0, offer{1, 2, 1}},
-		{"room for more responses", private(0, 1, 65535, 7), 1, 0, offer{1, 8, 1}},
-		{"padded, as on RoCE", append(private(0, 1, 8, 7), make([]byte, 24)...), 1, 0, offer{1, 8, 1}},
+		{"admin", private(0, 0, 32, 31), 16, 0, offer{0, 0, 32, 16}},
+		{"I/O", private(0, 3, 128, 127), 255, 0, offer{3, 0, 128, 255}},
+		{"least", private(0, 1, 2, 1), 1, 0, offer{1, 0, 2, 1}},
+		{"room for more responses", private(0, 1, 65535, 7), 1, 0, offer{1, 0, 8, 1}},
+		{"padded, as on RoCE", append(private(0, 1, 8, 7), make([]byte, 24)...), 1, 0, offer{1, 0, 8, 1}},
 		{"none", nil, 16, nvme.RDMACMInvalidLength, offer{}},
 		{"short", private(0, 0, 32, 31)[:31], 16, nvme.RDMACMInvalidLength, offer{}},
 		{"record format", private(1, 0, 32, 31), 16, nvme.RDMACMInvalidRecFmt, offer{}},
@@ -82,12 +82,12 @@ func TestRefusals(t *testing.T) {
 		{"HSQSIZE", worldConfig{}, rawRequest{private(0, 0, 64, 63), 4}, nvme.RDMACMInvalidHSQSize},
 		{"HRQSIZE", worldConfig{}, rawRequest{private(0, 1, 1, 63), 4}, nvme.RDMACMInvalidHRQSize},
 		{"IRD", worldConfig{}, rawRequest{private(0, 1, 64, 63), 0}, nvme.RDMACMInvalidIRD},
-		{"no queues", worldConfig{limits: admission.Limits{Bytes: 1}}, goodRequest(1, 32), nvme.RDMACMNoResources},
-		{"no queues for admin", worldConfig{limits: admission.Limits{Bytes: 1}}, goodRequest(0, 32), nvme.RDMACMNoResources},
+		{"no queues", worldConfig{limits: admission.Config{Target: admission.Limits{Bytes: 1}}}, goodRequest(1, 32), nvme.RDMACMNoResources},
+		{"no queues for admin", worldConfig{limits: admission.Config{Target: admission.Limits{Bytes: 1}}}, goodRequest(0, 32), nvme.RDMACMNoResources},
 		{"port gone", worldConfig{core: func(c *testCore) { c.removed = true }}, goodRequest(1, 32), nvme.RDMACMNoResources},
 		{"core refuses", worldConfig{core: func(c *testCore) { c.openErr = errors.New("no") }}, goodRequest(1, 32), nvme.RDMACMNoResources},
 		{"core refuses with a status", worldConfig{core: func(c *testCore) { c.openErr = nvme.RDMACMInvalidQID }}, goodRequest(1, 32), nvme.RDMACMInvalidQID},
-		{"waiting room", worldConfig{mod: func(c *Config) { c.MaxWaiting = -1 }}, goodRequest(0, 32), nvme.RDMACMNoResources},
+		{"never room", worldConfig{limits: admission.Config{Host: admission.Limits{Queues: 1}}}, goodRequest(0, 32), nvme.RDMACMNoResources},
 		{"SRQ", worldConfig{mod: func(c *Config) { c.UseSRQ, c.SRQSize = true, 3 }}, goodRequest(1, 32), nvme.RDMACMNoResources},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestDialErrors(t *testing.T) {
-	w := newWorld(t, worldConfig{limits: admission.Limits{Queues: 1}})
+	w := newWorld(t, worldConfig{limits: admission.Config{Target: admission.Limits{Queues: 1}}})
 	dial := func(p transport.HostQueueParam) error {
 		t.Helper()
 		q, err := w.d.Dial(wctx(t), p)
@@ -158,7 +158,7 @@ func TestListenErrors(t *testing.T) {
 	for want, mod := range map[string]func(c *Config){
 		"in use":             func(*Config) {},
 		"no provider":        func(c *Config) { c.Provider = nil },
-		"are needed":         func(c *Config) { c.Budget = nil },
+		"are needed":         func(c *Config) { c.Gate = nil },
 		"no port":            func(c *Config) { c.Addr = withPort(c.Addr, 0) },
 		"0 shards for 1":     func(c *Config) { c.Shards = nil },
 		"maximum queue size": func(c *Config) { c.MaxQueueSize = 1 },

@@ -50,7 +50,7 @@ func newRoCEFabric(t *testing.T, env *transporttest.Env, mod func(c *Config), n 
 	cm := rdmacm.New(rdmacm.Config{})
 	cfg := Config{
 		CM: cm, Provider: dev, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 41, n, 2}), 4420), Shards: shards,
-		Core: env.Core, Queues: env.Queues, Delete: env.Delete, Budget: env.Budget,
+		Core: env.Core, Gate: env.Gate,
 		PoolSize: 16 << 20,
 	}
 	if env.SmallPool {

@@ -29,6 +29,7 @@ type world struct {
 	hostShards   []*shard.Shard
 	dev, hostDev *fakeverbs.Device
 	cm, hostCM   *rdmacm.CM
+	gate         *transport.Gate
 	deleteWQ     *workqueue.Queue
 	budget       *admission.Budget
 	queues       transport.Queues
@@ -41,8 +42,9 @@ type world struct {
 
 type worldConfig struct {
 	shards  int
-	limits  admission.Limits
+	limits  admission.Config
 	options fakeverbs.Options
+	wait    time.Duration // at the gate
 	mod     func(c *Config)
 	core    func(c *testCore)
 }
@@ -69,12 +71,16 @@ func newWorld(t testing.TB, wc worldConfig) *world {
 	w.cm, w.hostCM = rdmacm.New(rdmacm.Config{}), rdmacm.New(rdmacm.Config{})
 	w.deleteWQ = workqueue.New(workqueue.Config{Name: "delete"})
 	w.budget = admission.New(wc.limits)
+	w.gate = &transport.Gate{
+		Queues: &w.queues, Delete: w.deleteWQ, Connect: workqueue.New(workqueue.Config{Name: "connect"}),
+		Budget: w.budget.NewPort(admission.Limits{}), Wait: wc.wait,
+	}
 	if wc.core != nil {
 		wc.core(w.core)
 	}
 	cfg := Config{
 		CM: w.cm, Provider: w.dev.Provider(), Addr: portal, Shards: w.shards,
-		Core: w.core, Queues: &w.queues, Delete: w.deleteWQ, Budget: w.budget,
+		Core: w.core, Gate: w.gate,
 		PoolSize: 8 << 20,
 		Events: Events{
 			Refused:   func(_ netip.AddrPort, err error) { w.refused <- err },
@@ -105,11 +111,12 @@ func (w *world) close() {
 	}
 	check("shut down", w.l.Shutdown(ctx))
 	w.deleteWQ.Destroy()
+	w.gate.Connect.Destroy()
 	if n := w.queues.Counts().Total(); n != 0 {
 		w.Errorf("%d queues are in the list", n)
 	}
-	if n, b := w.budget.Used(); n != 0 || b != 0 {
-		w.Errorf("%d queues with %d bytes are charged", n, b)
+	if u := w.budget.Stats().Used; u != (admission.Usage{}) {
+		w.Errorf("still charged: %+v", u)
 	}
 	if s := w.l.Stats(); s != (Stats{}) {
 		w.Errorf("the listener holds %+v", s)

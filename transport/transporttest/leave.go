@@ -408,7 +408,7 @@ func dialCancelled(b *bench) {
 		}
 		cancel()
 	}
-	b.until("what was given up to be released", func() bool { return b.env.Queues.Counts().Total() == 0 })
+	b.until("what was given up to be released", func() bool { return b.env.Gate.Queues.Counts().Total() == 0 })
 	b.env.Core.drainOpened()
 	b.connect(1, 16).disconnect()
 }

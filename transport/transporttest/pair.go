@@ -15,9 +15,8 @@ import (
 // An Env is what a listener of the fabric is to be made with.
 type Env struct {
 	Core   *Core
-	Queues *transport.Queues
-	Delete *workqueue.Queue
-	Budget *admission.Budget
+	Gate   *transport.Gate
+	Budget *admission.Budget // what Gate charges
 	// SmallPool asks for as few data buffers as the fabric can do with.
 	SmallPool bool
 }
@@ -68,10 +67,14 @@ func newBench(t *testing.T, mk Maker, smallPool bool) *bench {
 	t.Helper()
 	env := &Env{
 		Core:      &Core{t: t, opened: make(chan *Queue, 1024)},
-		Queues:    new(transport.Queues),
-		Delete:    workqueue.New(workqueue.Config{Name: "delete"}),
-		Budget:    admission.New(admission.Limits{}),
+		Budget:    admission.New(admission.Config{}),
 		SmallPool: smallPool,
+	}
+	env.Gate = &transport.Gate{
+		Queues:  new(transport.Queues),
+		Delete:  workqueue.New(workqueue.Config{Name: "delete"}),
+		Connect: workqueue.New(workqueue.Config{Name: "connect"}),
+		Budget:  env.Budget.NewPort(admission.Limits{}),
 	}
 	return &bench{T: t, env: env, fab: mk(t, env)}
 }
@@ -79,10 +82,10 @@ func newBench(t *testing.T, mk Maker, smallPool bool) *bench {
 // close ends the bench: nothing is left.
 func (b *bench) close() {
 	b.Helper()
-	b.until("every queue to be released", func() bool { return b.env.Queues.Counts().Total() == 0 })
-	b.env.Delete.Flush() // the budget comes back after the counts
-	if n, bytes := b.env.Budget.Used(); n != 0 || bytes != 0 {
-		b.Errorf("%d queues and %d bytes are still charged", n, bytes)
+	b.until("every queue to be released", func() bool { return b.env.Gate.Queues.Counts().Total() == 0 })
+	b.env.Gate.Delete.Flush() // the budget comes back after the counts
+	if u := b.env.Budget.Stats().Used; u != (admission.Usage{}) {
+		b.Errorf("still charged: %+v", u)
 	}
 	b.fab.Stop(b.T)
 	for what, n := range b.fab.Close(b.T) {
@@ -90,8 +93,9 @@ func (b *bench) close() {
 			b.Errorf("%d %s left", n, what)
 		}
 	}
-	b.env.Delete.Destroy()
-	if all := b.env.Queues.All(); len(all) != 0 {
+	b.env.Gate.Delete.Destroy()
+	b.env.Gate.Connect.Destroy()
+	if all := b.env.Gate.Queues.All(); len(all) != 0 {
 		b.Errorf("%d queues in the list", len(all))
 	}
 }
