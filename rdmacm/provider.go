@@ -59,7 +59,8 @@ type Conn interface {
 
 	// Close forgets the connection, after taking leave as Disconnect and Reject
 	// do where that is still owed. The queue pair is touched no more when
-	// detached is called, on qp's loop (at once where there is none); sink may
-	// be called until then.
+	// detached is called, on qp's loop, or at once if the connection has let go of
+	// it before. sink may be called until then; by a call that was under way, a
+	// little later.
 	Close(detached func())
 }

@@ -15,6 +15,10 @@ type cmLink interface {
 	// sendMAD sends a MAD to QP1 of remote. mad is read during the call only.
 	// It may be lost.
 	sendMAD(local, remote netip.Addr, mad []byte)
+	// holdPath says that MADs will go that way until dropPath, which follows if
+	// it returns true.
+	holdPath(local, remote netip.Addr) bool
+	dropPath(local, remote netip.Addr)
 	// pathMTU is the path MTU from an address of ours in bytes, 0 if it is none.
 	pathMTU(local netip.Addr) int
 	// isLocal reports whether packets to addr are for this device.
@@ -246,6 +250,7 @@ func (m *cm) add(c *cmConn) {
 		if id != 0 && m.conns[id] == nil {
 			c.commID = id
 			m.conns[id] = c
+			c.holdsPath = m.cfg.link.holdPath(c.local.Addr(), c.remote.Addr())
 			return
 		}
 	}
@@ -261,6 +266,10 @@ func (m *cm) know(c *cmConn, guid uint64, commID, qpn uint32) {
 // forget removes a connection from the wire's view.
 func (m *cm) forget(c *cmConn) {
 	delete(m.conns, c.commID)
+	if c.holdsPath {
+		c.holdsPath = false
+		m.cfg.link.dropPath(c.local.Addr(), c.remote.Addr())
+	}
 	if c.known {
 		if m.peers[c.peer()] == c {
 			delete(m.peers, c.peer())

@@ -24,6 +24,10 @@ type cmConn struct {
 	active bool
 	closed bool // by its owner, of whom nothing is kept
 
+	holdsPath bool
+	// over is set when the queue pair is its owner's again, for good.
+	over atomic.Bool
+
 	commID uint32
 	tid    uint64 // of the exchange that makes the connection
 	param  rdmacm.ConnParam
@@ -100,6 +104,14 @@ func (c *cmConn) Reject(reason int, private []byte) {
 func (c *cmConn) Disconnect() { c.cm.cfg.shard.Post(&c.asked.leave) }
 
 func (c *cmConn) Close(detached func()) {
+	if c.over.Load() {
+		// Nobody need wait for the shard, as mostly, when the peer has left first
+		// or has answered.
+		c.sink.Store(nil)
+		c.cm.cfg.shard.Post(&c.asked.close)
+		detached()
+		return
+	}
 	c.asked.detached = detached
 	if !c.cm.cfg.shard.Post(&c.asked.close) {
 		detached() // the shard is closed, and with it all that could touch the queue pair
@@ -130,9 +142,10 @@ func (c *cmConn) close() {
 		}
 		c.linger()
 	}
-	detached := c.asked.detached
-	c.asked.detached = nil
-	detached()
+	if detached := c.asked.detached; detached != nil {
+		c.asked.detached = nil
+		detached()
+	}
 }
 
 // linger keeps a connection whose peer is still owed the news that it is over.
@@ -177,6 +190,7 @@ func (c *cmConn) done() {
 	c.answered()
 	c.dropQP()
 	c.cm.forget(c)
+	c.over.Store(true)
 	if c.lingers {
 		c.lingers = false
 		c.cm.lingering--

@@ -46,7 +46,7 @@ func (c *cmConn) sendDREQ() {
 func (c *cmConn) stale() bool {
 	switch c.state {
 	case cmDREQSent:
-		c.over()
+		c.ended()
 		return true
 	case cmEstablished:
 		// The DREQ is in case it does know; and Disconnected follows in any case.
@@ -73,13 +73,13 @@ func (c *cmConn) unanswered() {
 		c.enterTimewait()
 		c.emit(rdmacm.Event{Type: rdmacm.ConnectError, Err: fmt.Errorf("roce: cm: accept: no answer from %v", c.remote)})
 	case cmDREQSent:
-		c.over()
+		c.ended()
 	}
 }
 
-// over ends an established connection for good. An owner that keeps it is told
+// ended ends an established connection for good. An owner that keeps it is told
 // when it is out of TIMEWAIT too.
-func (c *cmConn) over() {
+func (c *cmConn) ended() {
 	wait := c.enterTimewait()
 	c.emit(rdmacm.Event{Type: rdmacm.Disconnected})
 	if !c.closed {
@@ -122,7 +122,7 @@ func (m *cm) receiveREJ(remote netip.Addr, msg *cmREJ) {
 	case cmREQSent, cmREQRcvd, cmREPSent:
 		c.rejected(msg)
 	case cmEstablished, cmDREQSent:
-		c.over()
+		c.ended()
 	}
 }
 
@@ -147,7 +147,7 @@ func (m *cm) receiveDREQ(local, remote netip.Addr, tid uint64, msg *cmDREQ) {
 		c.dropQP() // before the peer hears that it is so
 		m.sendDREP(local, remote, tid, msg)
 		if before != cmREPSent {
-			c.over()
+			c.ended()
 			return
 		}
 		c.enterTimewait()
@@ -166,6 +166,6 @@ func (m *cm) sendDREP(local, remote netip.Addr, tid uint64, msg *cmDREQ) {
 // receiveDREP takes in the answer to a DREQ of ours.
 func (m *cm) receiveDREP(remote netip.Addr, msg *cmDREP) {
 	if c := m.byBoth(remote, msg.remoteCommID, msg.localCommID); c != nil && c.state == cmDREQSent {
-		c.over()
+		c.ended()
 	}
 }

@@ -188,3 +188,30 @@ func TestCMDeviceRemoval(t *testing.T) {
 		n.a.gone = true
 	})
 }
+
+// Who closes a connection that is over, as those of a storm are by then, does
+// not wait for the shard.
+func TestCMCloseAfterTheEnd(t *testing.T) {
+	withCM(t, cmCaps{}, func(n *cmNet) {
+		n.b.accepts()
+		c, qp := n.a.connect()
+		time.Sleep(time.Second)
+		c.Disconnect()
+		time.Sleep(time.Second)
+		n.a.told("established", "disconnected")
+		n.a.run(func() {
+			detached := false
+			c.Close(func() { detached = true })
+			if !detached || qp.state != verbs.Err {
+				t.Errorf("detached %v, the queue pair is in %v", detached, qp.state)
+			}
+		})
+		time.Sleep(time.Minute)
+		n.a.told() // not of the end of TIMEWAIT
+		n.a.run(func() {
+			if !c.closed || c.timer.Armed() {
+				t.Error("the connection is kept")
+			}
+		})
+	})
+}

@@ -15,8 +15,15 @@ var _ rdmacm.Watcher = (*Device)(nil)
 // engineLink is the engine as its connection manager sees it.
 type engineLink struct{ *engine }
 
-func (l engineLink) pathMTU(local netip.Addr) int                  { return l.dev.pathMTU(local) }
-func (l engineLink) isLocal(addr netip.Addr) bool                  { return l.dev.isLocal(addr) }
+func (l engineLink) pathMTU(local netip.Addr) int { return l.dev.pathMTU(local) }
+func (l engineLink) isLocal(addr netip.Addr) bool { return l.dev.isLocal(addr) }
+func (l engineLink) holdPath(local, remote netip.Addr) bool {
+	_, err := l.pathTo(verbs.Path{Local: local, Remote: remote})
+	return err == nil
+}
+func (l engineLink) dropPath(local, remote netip.Addr) {
+	l.releasePath(l.paths[pathKey{plainAddr(local), plainAddr(remote)}])
+}
 func (l engineLink) hasAddr(addr netip.Addr) bool                  { return l.dev.hasAddr(addr) }
 func (l engineLink) routeTo(remote netip.Addr) (netip.Addr, error) { return l.dev.routeTo(remote) }
 

@@ -54,6 +54,8 @@ func (r *replay) sendMAD(local, _ netip.Addr, mad []byte) {
 }
 func (r *replay) pathMTU(netip.Addr) int                 { return r.mtu }
 func (r *replay) isLocal(a netip.Addr) bool              { return a == r.addr }
+func (r *replay) holdPath(_, _ netip.Addr) bool          { return true }
+func (r *replay) dropPath(_, _ netip.Addr)               {}
 func (r *replay) hasAddr(netip.Addr) bool                { return true }
 func (r *replay) routeTo(netip.Addr) (netip.Addr, error) { return r.addr, nil }
 func (r *replay) Notify(c rdmacm.Conn) {

@@ -51,6 +51,7 @@ type cmEnd struct {
 	qpn   uint32
 	gone  bool // the shard is closed
 	lost  bool // its address is; belongs to the shard
+	paths int  // that are held; belongs to the shard
 
 	// guarded by net.mu
 	events   []string
@@ -123,6 +124,11 @@ func (e *cmEnd) pathMTU(local netip.Addr) int {
 	return e.mtu
 }
 func (e *cmEnd) isLocal(addr netip.Addr) bool { return addr == e.addr }
+func (e *cmEnd) holdPath(_, _ netip.Addr) bool {
+	e.paths++
+	return true
+}
+func (e *cmEnd) dropPath(_, _ netip.Addr)     { e.paths-- }
 func (e *cmEnd) hasAddr(addr netip.Addr) bool { return !e.lost }
 func (e *cmEnd) routeTo(remote netip.Addr) (netip.Addr, error) {
 	if remote != e.other.addr {
@@ -142,6 +148,9 @@ func (e *cmEnd) run(f func()) {
 // shard.
 func (e *cmEnd) checkEmpty() {
 	m := e.m
+	if e.paths != 0 {
+		e.net.Errorf("%s: %d paths held", e.name, e.paths)
+	}
 	if n := len(m.conns) + len(m.peers) + len(m.peerQPs) + len(m.qpns) + m.halfOpen + m.lingering; n != 0 {
 		e.net.Errorf("%s: left: %d connections, %d peers, %d peers' QPs, %d QPs, %d half open, %d lingering",
 			e.name, len(m.conns), len(m.peers), len(m.peerQPs), len(m.qpns), m.halfOpen, m.lingering)

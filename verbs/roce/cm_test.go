@@ -367,7 +367,7 @@ func TestCMStale(t *testing.T) {
 		n.b.told("established")
 		n.a.run(func() { // the process ends, and another begins
 			n.a.m = newCM(cmConfig{shard: n.a.s, link: n.a, guid: 0xa, maxRdAtom: 128, maxInitRd: 128})
-			n.a.conns = nil
+			n.a.conns, n.a.paths = nil, 0
 			n.a.qpn = 0x100
 		})
 		n.wire("a REQ, b REP, a RTU")
