@@ -116,7 +116,9 @@ func serveSize(t *testing.T, flags ...string) *served {
 func fabrid(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, err bytes.Buffer
-	code = run(t.Context(), args, &out, &err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a serve that should have been refused
+	defer cancel()
+	code = run(ctx, args, &out, &err)
 	return out.String(), err.String(), code
 }
 
