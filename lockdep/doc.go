@@ -69,7 +69,7 @@
 //
 // # Cost
 //
-// With the tag an operation takes about a microsecond, most of it to keep the
+// With the tag an operation takes a microsecond or two, most of it to keep the
 // stack. Which goroutine it is on the validator sees from a register of the
 // runtime's on amd64, arm64 and s390x; elsewhere it asks [GoroutineID], and an
 // operation takes several times as long.

@@ -266,3 +266,13 @@ func TestReportNumbers(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkWatchedMutex(b *testing.B) {
+	var ctrl lockdep.Mutex[ctrlLock]
+	n := 0
+	for b.Loop() {
+		ctrl.Lock()
+		n++
+		ctrl.Unlock()
+	}
+}
