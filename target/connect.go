@@ -148,7 +148,7 @@ func (q *queue) connectIO(cmd nvme.ConnectCommand, data nvme.ConnectData, nameEr
 	switch {
 	case c == nil || c.hostNQN != data.HOSTNQN || c.hostID != data.HostID || c.port != q.port:
 		return nil, nvme.ConnectDataError("CNTLID", nvme.OffDataCNTLID)
-	case int(cmd.QID) >= len(c.queues) || c.isDiscovery():
+	case int(cmd.QID) > c.grantedQueues() || c.isDiscovery():
 		return nil, nvme.ConnectCommandError("QID", nvme.OffQID)
 	}
 	if err := q.checkSize(cmd); err != nil {

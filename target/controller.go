@@ -43,7 +43,8 @@ type controller struct {
 	// Owned by the admin queue's shard.
 	kato      time.Duration // zero: no keep alive
 	keepAlive shard.Timer
-	aers      []*request // Asynchronous Event Requests that wait for an event
+	reserved  shard.Timer // ends what is reserved for I/O queues
+	aers      []*request  // Asynchronous Event Requests that wait for an event
 
 	mu       lockdep.Mutex[controllerMu]
 	cc       nvme.CC       // guarded by mu
@@ -71,6 +72,7 @@ func newController(s *Subsystem, q *queue, cntlid uint16) *controller {
 		queues:    make([]*queue, s.cfg.MaxQueues+1),
 	}
 	c.keepAlive.Fn = c.keepAliveExpired
+	c.reserved.Fn = c.unreserve
 	c.initFeatures()
 	return c
 }
@@ -192,6 +194,7 @@ func (c *controller) queueDown(q *queue, cause error) {
 		return
 	}
 	q.shard().Disarm(&c.keepAlive)
+	c.unreserve() // its release may wait for a device
 	c.failAERs(nvme.AbortedSQDeletion)
 	c.die(fmt.Errorf("target: %w: %w", ErrAssociated, cause))
 }

@@ -164,18 +164,47 @@ func (c *controller) numberOfQueues(nvme.FeaturesCommand) (uint32, error) {
 	return uint32(c.features.queues), nil
 }
 
+// grantedQueues is how many I/O queues the controller may have.
+func (c *controller) grantedQueues() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.features.queues.Pairs()
+}
+
 func (c *controller) setNumberOfQueues(f nvme.FeaturesCommand) (uint32, error) {
 	n := nvme.NumberOfQueues(f.CDW11)
 	if n.SQ() == 0xFFFF || n.CQ() == 0xFFFF {
 		return 0, invalidField("NSQR", nvme.OffFeatureCDW11)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.hasIOQueuesLocked() {
+	late := c.hasIOQueuesLocked()
+	c.mu.Unlock()
+	if late {
 		return 0, nvme.CommandSequenceError.WithDNR()
 	}
-	c.features.queues = nvme.MakeNumberOfQueues(uint16(min(n.Pairs(), c.subsystem.cfg.MaxQueues) - 1))
+	granted := c.reserve(min(n.Pairs(), c.subsystem.cfg.MaxQueues))
+	if granted == 0 {
+		return 0, nvme.InternalError // without DNR: there may be room later
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.features.queues = nvme.MakeNumberOfQueues(uint16(granted - 1))
 	return uint32(c.features.queues), nil
+}
+
+// reserve reserves room for so many I/O queues, for ReserveTimeout, and returns
+// for how many there is. On the admin queue's shard.
+func (c *controller) reserve(n int) int {
+	s := c.admin.shard()
+	s.Arm(&c.reserved, s.Now()+c.admin.config().ReserveTimeout)
+	return c.admin.param.Life.Reserve(c.cntlid, n)
+}
+
+// unreserve gives back what has been reserved for I/O queues that have not come.
+// On the admin queue's shard.
+func (c *controller) unreserve() {
+	c.admin.shard().Disarm(&c.reserved)
+	c.admin.param.Life.Unreserve()
 }
 
 func (c *controller) asyncEventConfig(nvme.FeaturesCommand) (uint32, error) {

@@ -81,6 +81,7 @@ func (c *controller) setCC(cc nvme.CC) {
 	c.mu.Unlock()
 
 	if stopped {
+		c.unreserve()
 		c.failAERs(nvme.InternalError.WithDNR())
 	}
 	if cc.EN() && !old.EN() {

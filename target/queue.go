@@ -252,12 +252,17 @@ func (q *queue) connected(c nvme.ConnectCommand) {
 	q.entries = uint32(c.SQSize) + 1
 	q.flowOff = c.CATTR&nvme.CATTRDisableSQFlow != 0
 	t := q.port.target
+	life := q.param.Life
 	switch {
 	case c.QID != 0:
 		q.commands = t.io
+		life.Connected(q.ctrl.admin.param.Life)
 	case q.ctrl.isDiscovery():
 		q.commands = t.disc
+		life.Connected(nil)
+		life.Unreserve() // it has no I/O queues
 	default:
+		life.Connected(nil)
 		q.commands = t.admin
 	}
 }

@@ -34,6 +34,7 @@ var (
 // Defaults of [Config].
 const (
 	DefaultConnectTimeout = 30 * time.Second
+	DefaultReserveTimeout = 30 * time.Second
 	DefaultLeaveTimeout   = time.Second
 	DefaultCloseTimeout   = 10 * time.Second
 	DefaultDiscoveryKATO  = 2 * time.Minute
@@ -48,6 +49,10 @@ type Config struct {
 	// ConnectTimeout is for how long a queue may exist without a successful
 	// Connect command.
 	ConnectTimeout time.Duration
+
+	// ReserveTimeout is for how long room is kept for I/O queues that a host has
+	// asked for, with Set Features (Number of Queues), and not connected.
+	ReserveTimeout time.Duration
 
 	// LeaveTimeout is for how long a queue that is told to leave in order waits
 	// for the commands that it has.
@@ -110,6 +115,7 @@ func New(cfg Config) *Target {
 		}
 	}
 	def(&cfg.ConnectTimeout, DefaultConnectTimeout)
+	def(&cfg.ReserveTimeout, DefaultReserveTimeout)
 	def(&cfg.LeaveTimeout, DefaultLeaveTimeout)
 	def(&cfg.CloseTimeout, DefaultCloseTimeout)
 	if cfg.Firmware == "" {

@@ -194,6 +194,6 @@ func (l *Life) Unreserve() {
 	}
 }
 
-// charged reports whether the queue passed a gate: in tests of a core there is
-// none.
-func (l *Life) charged() bool { return l.cfg.Gate != nil }
+// charged reports whether the queue passed a gate: without a fabric, as in tests
+// of a core, there is neither gate nor life.
+func (l *Life) charged() bool { return l != nil && l.cfg.Gate != nil }
