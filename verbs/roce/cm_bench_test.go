@@ -3,6 +3,7 @@ package roce
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/verbs"
@@ -19,7 +21,7 @@ import (
 // A benchSide is one side of BenchmarkConnect: its devices are on one shard, and
 // its IDs in one connection manager.
 type benchSide struct {
-	b   *testing.B
+	b   testing.TB
 	s   *shard.Shard
 	cm  *rdmacm.CM
 	wq  *workqueue.Queue // releases, as a target's
@@ -41,7 +43,7 @@ type benchQueue struct {
 	home    chan *benchQueue // where it goes when it is released
 }
 
-func newBenchSide(b *testing.B) *benchSide {
+func newBenchSide(b testing.TB) *benchSide {
 	s, err := shard.New(shard.Config{})
 	if err != nil {
 		b.Fatal(err)
@@ -167,6 +169,67 @@ func (q *benchQueue) cycle(to netip.AddrPort) {
 	<-q.home
 }
 
+// A benchWorld is a target with one device, and hosts with one each.
+type benchWorld struct {
+	target, host *benchSide
+	dev          *Device
+	hosts        []*Device
+	listener     *rdmacm.ID
+	home         chan *benchQueue // of the target
+}
+
+var benchAddr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 78, 0, 1}), 4420)
+
+func newBenchWorld(b testing.TB, hosts int) *benchWorld {
+	w := &benchWorld{target: newBenchSide(b), host: newBenchSide(b), home: make(chan *benchQueue, 2*hosts)}
+	w.dev = w.target.device(benchAddr.Addr())
+	w.target.queues(w.dev, 2*hosts, w.home)
+	w.listener = must(w.target.cm.NewID(w.target.accept(w.home)))
+	if err := w.listener.Listen(w.dev, benchAddr); err != nil {
+		b.Fatal(err)
+	}
+	for i := range hosts {
+		d := w.host.device(netip.AddrFrom4([4]byte{127, 78, 1 + byte(i>>8), byte(i)}))
+		w.hosts = append(w.hosts, d)
+		w.host.queues(d, 1, make(chan *benchQueue, 1))
+	}
+	for _, q := range w.host.all {
+		<-q.home
+	}
+	return w
+}
+
+// cycles has the hosts connect and disconnect n times in all, and waits until
+// the target has released everything.
+func (w *benchWorld) cycles(n int) {
+	var left atomic.Int64
+	left.Store(int64(n))
+	var wg sync.WaitGroup
+	for _, q := range w.host.all {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				q.cycle(benchAddr)
+			}
+		})
+	}
+	wg.Wait()
+	var all []*benchQueue
+	for range len(w.target.all) {
+		all = append(all, <-w.home)
+	}
+	for _, q := range all {
+		w.home <- q
+	}
+}
+
+func (w *benchWorld) close() {
+	if err := w.listener.Destroy(); err != nil {
+		w.host.b.Error(err)
+	}
+	w.target.close(w.dev)
+	w.host.close(w.hosts...)
+}
+
 // cpuTime is what the process has used of all CPUs: unlike the rate, it tells
 // the same on a busy machine.
 func cpuTime(b *testing.B) time.Duration {
@@ -183,54 +246,53 @@ func cpuTime(b *testing.B) time.Duration {
 func BenchmarkConnect(b *testing.B) {
 	for _, hosts := range []int{1, 256} {
 		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
-			target, host := newBenchSide(b), newBenchSide(b)
-			addr := netip.MustParseAddr("127.78.0.1")
-			dev := target.device(addr)
-			home := make(chan *benchQueue, 2*hosts)
-			target.queues(dev, 2*hosts, home)
-			l := must(target.cm.NewID(target.accept(home)))
-			to := netip.AddrPortFrom(addr, 4420)
-			if err := l.Listen(dev, to); err != nil {
-				b.Fatal(err)
-			}
-			var devs []*Device
-			for i := range hosts {
-				d := host.device(netip.AddrFrom4([4]byte{127, 78, 1 + byte(i>>8), byte(i)}))
-				devs = append(devs, d)
-				host.queues(d, 1, make(chan *benchQueue, 1))
-			}
-			for _, q := range host.all {
-				<-q.home
-			}
-			var left atomic.Int64
-			left.Store(int64(b.N))
+			w := newBenchWorld(b, hosts)
 			cpu := cpuTime(b)
 			b.ReportAllocs()
 			b.ResetTimer()
-			var wg sync.WaitGroup
-			for _, q := range host.all {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						q.cycle(to)
-					}
-				})
-			}
-			wg.Wait()
+			w.cycles(b.N)
 			b.StopTimer()
-			st, n := dev.Stats(), float64(b.N)
+			st, n := w.dev.Stats(), float64(b.N)
 			b.ReportMetric(float64(cpuTime(b)-cpu)/n/1e3, "cpu-us/op")
 			b.ReportMetric(n/b.Elapsed().Seconds(), "cycles/s")
 			b.ReportMetric(float64(st.SendCalls)/n, "sends/op")
 			b.ReportMetric(float64(st.ReceiveCalls)/n, "recvs/op")
 			b.ReportMetric(float64(st.MADsSent+st.MADsReceived)/n, "MADs/op")
-			if err := l.Destroy(); err != nil {
-				b.Error(err)
-			}
-			for range 2 * hosts { // all are released
-				<-home
-			}
-			target.close(dev)
-			host.close(devs...)
+			w.close()
 		})
 	}
+}
+
+// A storm leaves nothing but what TIMEWAIT remembers, and costs no more than a
+// few allocations for each connection, of which most are queue pairs'.
+func TestConnectStormLeavesNothing(t *testing.T) {
+	const hosts, cycles = 8, 400
+	w := newBenchWorld(t, hosts)
+	w.cycles(cycles) // whatever grows to its size
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	goroutines := runtime.NumGoroutine()
+	w.cycles(cycles)
+	runtime.ReadMemStats(&after)
+	if n := runtime.NumGoroutine(); n > goroutines {
+		t.Errorf("%d goroutines, before there were %d", n, goroutines)
+	}
+	if n := (after.Mallocs - before.Mallocs) / cycles; n > 70 && !raceEnabled && !lockdep.Enabled {
+		t.Errorf("%d allocations for a connection's life, of both ends", n)
+	}
+	if n := w.target.cm.Len() + w.host.cm.Len(); n != 1 { // the listener
+		t.Errorf("%d IDs", n)
+	}
+	for _, d := range append(w.hosts, w.dev) {
+		_ = d.cfg.Shard.Run(func() {
+			m := d.eng.cm
+			if n := len(m.conns) + len(m.peers) + len(m.peerQPs) + len(m.qpns) + m.halfOpen + m.lingering + len(d.eng.paths); n != 0 {
+				t.Errorf("%v: %d things left", d.Addr(), n)
+			}
+			if n := m.timewait.len(); n > 2*cycles || n != len(m.timewait.until) {
+				t.Errorf("%v: %d in TIMEWAIT, %d by name", d.Addr(), n, len(m.timewait.until))
+			}
+		})
+	}
+	w.close()
 }
