@@ -34,12 +34,13 @@ tidy:
 test:
 	$(GO) test -shuffle=on -timeout $(TESTTIME) ./...
 
-# Long suites run once, without the detector, and in their most parallel form with it.
+# Long suites run once as they are; with the race detector, and with the lock-order validator, in their most
+# parallel form.
 race:
 	$(GO) test -race -short -shuffle=on -timeout $(TESTTIME) ./...
 
 lockdep:
-	$(GO) test -tags lockdep -shuffle=on -timeout $(TESTTIME) ./...
+	$(GO) test -tags lockdep -short -shuffle=on -timeout $(TESTTIME) ./...
 
 # s390x is big-endian.
 cross:

@@ -160,6 +160,9 @@ func TestConformance(t *testing.T) {
 	for _, d := range devices {
 		for _, bs := range []int{512, 4096} {
 			t.Run(fmt.Sprint(d.name, bs), func(t *testing.T) {
+				if testing.Short() && bs != 512 {
+					t.Skip("long")
+				}
 				for _, c := range checks {
 					t.Run(c.name, func(t *testing.T) {
 						b := newBench(t, d.make(t, size, bs))

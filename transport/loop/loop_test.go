@@ -96,6 +96,11 @@ func TestConformance(t *testing.T) {
 		{"NoInCapsuleData", maker(1, 1, loop.Config{InlineDataSize: -1}, false)},
 		{"Simulated", maker(1, 1, loop.Config{InlineDataSize: 8192, MaxData: 256 << 10}, true)},
 	} {
-		t.Run(c.name, func(t *testing.T) { transporttest.Run(t, c.mk) })
+		t.Run(c.name, func(t *testing.T) {
+			if testing.Short() && c.name != "ManyShards" {
+				t.Skip("long")
+			}
+			transporttest.Run(t, c.mk)
+		})
 	}
 }

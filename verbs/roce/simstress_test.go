@@ -33,7 +33,11 @@ func TestStress(t *testing.T) {
 		{"slow, with a short queue", simnet.Link{Delay: 100 * time.Microsecond, Rate: 10_000_000, Queue: 30_000}, 2, 64},
 		{"all of it", simnet.Link{Delay: 50 * time.Microsecond, Loss: 0.02, Duplicate: 0.02, Corrupt: 0.02, HoldBack: 0.02, Rate: 50_000_000, Queue: 60_000}, 6, 8},
 	} {
-		for seed := range uint64(c.seeds) {
+		seeds := c.seeds
+		if testing.Short() {
+			seeds = 1
+		}
+		for seed := range uint64(seeds) {
 			t.Run(fmt.Sprintf("%s, seed %d", c.name, seed), func(t *testing.T) {
 				inLab(t, simnet.Config{Seed: seed, Link: c.link}, func(t *testing.T, l *lab) {
 					attr := verbstest.DefaultAttr([]int{1024, 256, 4096}[seed%3])

@@ -62,6 +62,9 @@ func TestVerbsSockets(t *testing.T) {
 		{"the buffers of an unprivileged user", 1024, Config{SocketBuffer: unprivileged}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if testing.Short() && c.cfg.NoGSO != c.cfg.NoGRO {
+				t.Skip("long")
+			}
 			t.Parallel()
 			verbstest.Run(t, verbstest.Config{MTU: c.mtu, Open: func(t testing.TB) (a, b verbstest.Node) {
 				x, y := openSockets(t, c.cfg)
