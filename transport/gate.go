@@ -161,7 +161,6 @@ func (l *Life) runEntry() {
 func (l *Life) Refuse(cause error) {
 	if l.move(Freed, cause) {
 		l.cfg.Gate.Queues.Refused(cause)
-		l.cfg.Gate.Queues.remove(l)
 	}
 }
 

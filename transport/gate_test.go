@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,4 +246,52 @@ func TestGateRaces(t *testing.T) {
 	for _, q := range s.queues.All() {
 		t.Errorf("left: %+v", q.Info())
 	}
+}
+
+// The oldest in a state is the one that came to it first, whoever began first.
+func TestOldest(t *testing.T) {
+	gateTest(t, admission.Config{}, func(t *testing.T, s *scene) {
+		oldest := func(state State, want *guest) {
+			t.Helper()
+			var life *Life
+			if want != nil {
+				life = &want.Life
+			}
+			if got := s.queues.Oldest(state); got != life {
+				t.Errorf("the oldest %v is %p, want %p", state, got, life)
+			}
+		}
+		var g [3]*guest
+		for i := range g {
+			g[i] = s.guest(Claim{QID: 1})
+			oldest(Waiting, g[i])
+			if err := errors.Join(g[i].Enter(), g[i].answer(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		oldest(Waiting, nil)
+		oldest(Connecting, g[0])
+		g[1].Move(Live)
+		g[0].Move(Live)
+		oldest(Live, g[1])
+		oldest(Connecting, g[2])
+		if all := s.queues.All(); !slices.Equal(all, []*Life{&g[2].Life, &g[1].Life, &g[0].Life}) {
+			t.Errorf("all are %v", all)
+		}
+		var releases []func()
+		for range s.delete.Stats().MaxActive {
+			releases = append(releases, s.block())
+		}
+		for _, i := range []int{2, 0, 1} {
+			g[i].BeginRelease(nil)
+		}
+		oldest(Live, nil)
+		oldest(Releasing, g[2])
+		for _, release := range releases {
+			release()
+		}
+		s.delete.Flush()
+		oldest(Releasing, nil)
+		oldest(Freed, nil)
+	})
 }

@@ -101,6 +101,8 @@ type Life struct {
 	step  string    // guarded by mu: of the release
 	cause error     // guarded by mu: why it leaves
 	queue Queue     // guarded by mu
+
+	prev, next *Life // guarded by Queues.mu
 }
 
 // Init begins a life, in [Waiting], and enters it in the list of queues.
@@ -157,7 +159,7 @@ func (l *Life) moveLocked(to State, cause error) bool {
 	if !nextState[l.state][to] {
 		return false
 	}
-	l.cfg.Gate.Queues.count(l.state, to)
+	l.cfg.Gate.Queues.moved(l, l.state, to)
 	l.state, l.since = to, time.Now()
 	if l.cause == nil {
 		l.cause = cause
@@ -193,9 +195,7 @@ func (l *Life) runRelease() {
 	}
 	l.stepTo("free")
 	l.cfg.Queue.Free(orphans) // 3. queue pair, connection, memory
-	if l.move(Freed, nil) {
-		l.cfg.Gate.Queues.remove(l)
-	}
+	l.move(Freed, nil)
 	l.grant.Return() // 4. last: only now may another take its place
 }
 

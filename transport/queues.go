@@ -3,7 +3,6 @@ package transport
 import (
 	"maps"
 	"sync/atomic"
-	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 )
@@ -16,9 +15,9 @@ type Queues struct {
 	counts [numStates]atomic.Int64
 
 	mu       lockdep.Mutex[queuesMu] // guards below
-	list     map[*Life]struct{}
-	refusals map[string]uint64 // by [Reason]
-	releases map[string]uint64 // by [Reason]
+	lists    [Freed]lifeList         // by state, in the order in which they came to it
+	refusals map[string]uint64       // by [Reason]
+	releases map[string]uint64       // by [Reason]
 }
 
 // Counts is the number of queues in each stage.
@@ -41,13 +40,44 @@ func (q *Queues) Counts() Counts {
 	return Counts{n(Waiting), n(Connecting), n(Live), n(Disconnecting), n(Releasing)}
 }
 
-// All returns the queues there are.
+// A lifeList is the lives in a state, linked through themselves: releasing a
+// queue needs no memory, and finding the oldest no walk.
+type lifeList struct{ first, last *Life }
+
+func (s *lifeList) push(l *Life) {
+	l.prev, l.next = s.last, nil
+	if s.last != nil {
+		s.last.next = l
+	} else {
+		s.first = l
+	}
+	s.last = l
+}
+
+func (s *lifeList) remove(l *Life) {
+	if l.prev != nil {
+		l.prev.next = l.next
+	} else {
+		s.first = l.next
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
+	} else {
+		s.last = l.prev
+	}
+	l.prev, l.next = nil, nil
+}
+
+// All returns the queues there are, by state, in each those that have been in it
+// for longest first.
 func (q *Queues) All() []*Life {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	all := make([]*Life, 0, len(q.list))
-	for l := range q.list {
-		all = append(all, l)
+	all := make([]*Life, 0, q.Counts().Total())
+	for i := range q.lists {
+		for l := q.lists[i].first; l != nil; l = l.next {
+			all = append(all, l)
+		}
 	}
 	return all
 }
@@ -55,23 +85,19 @@ func (q *Queues) All() []*Life {
 func (q *Queues) add(l *Life) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.list == nil {
-		q.list = make(map[*Life]struct{})
-	}
-	q.list[l] = struct{}{}
+	q.lists[Waiting].push(l)
 	q.counts[Waiting].Add(1)
 }
 
-func (q *Queues) remove(l *Life) {
+// moved notes that l has gone to another state, with l.mu held.
+func (q *Queues) moved(l *Life, from, to State) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	delete(q.list, l)
-}
-
-func (q *Queues) count(from, to State) {
 	q.counts[from].Add(-1)
+	q.lists[from].remove(l)
 	if to != Freed {
 		q.counts[to].Add(1)
+		q.lists[to].push(l)
 	}
 }
 
@@ -109,14 +135,12 @@ func (q *Queues) released(cause error) {
 }
 
 // Oldest returns the queue that has been in a stage for longest, nil if none is
-// in it.
+// in it. It takes the same time however many there are.
 func (q *Queues) Oldest(s State) *Life {
-	var oldest *Life
-	var most time.Duration
-	for _, l := range q.All() {
-		if state, age := l.State(); state == s && (oldest == nil || age > most) {
-			oldest, most = l, age
-		}
+	if s >= Freed {
+		return nil
 	}
-	return oldest
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lists[s].first
 }

@@ -24,3 +24,21 @@ func (c *Cause) Error() string { return c.Text }
 
 // Reason implements [Reasoner].
 func (c *Cause) Reason() string { return c.Word }
+
+// WithReason returns an error with the text of err and a word for it. An error
+// that has a word keeps it.
+func WithReason(word string, err error) error {
+	if _, ok := errors.AsType[Reasoner](err); ok || err == nil {
+		return err
+	}
+	return &reasoned{word, err}
+}
+
+type reasoned struct {
+	word string
+	err  error
+}
+
+func (e *reasoned) Error() string  { return e.err.Error() }
+func (e *reasoned) Unwrap() error  { return e.err }
+func (e *reasoned) Reason() string { return e.word }
