@@ -24,7 +24,8 @@ const (
 	stormAdminDepth = 32 // that of every known host, and the most that Linux's target accepts
 )
 
-// A StormDevice is the device of one host of a [Storm].
+// A StormDevice is the device of one host of a [Storm]. Calls of its connections
+// that are made on the shard have their events told there, too.
 type StormDevice interface {
 	rdmacm.Provider
 

@@ -48,6 +48,7 @@ type stormHost struct {
 	deadline shard.Timer // of the step
 	wake     shard.Timer // to go on
 	stopped  shard.Task  // the REQ is on its way, and that was all
+	over     shard.Flusher
 }
 
 // Memory of a host: the data of a Connect, then a command and a completion for
@@ -69,6 +70,7 @@ func newStormHost(s *storm, index int, dev StormDevice) (*stormHost, error) {
 	h := &stormHost{s: s, index: index, dev: dev, rng: rand.New(rand.NewPCG(s.cfg.Seed, uint64(index)))}
 	h.deadline.Fn = h.expired
 	h.wake.Fn = h.awake
+	h.over.Fn = h.end
 	h.stopped.Fn = func() { h.stops(StageREQ) }
 	binary.BigEndian.PutUint64(h.hostID[:], h.rng.Uint64())
 	binary.BigEndian.PutUint64(h.hostID[8:], h.rng.Uint64())
@@ -376,11 +378,16 @@ func (h *stormHost) leave(vanish bool) {
 	h.release()
 }
 
-// release counts a connection that is closed. After the last the cycle is over.
+// release counts a connection that is closed. After the last the cycle is over,
+// at the end of the round: who closes may be in the middle of others.
 func (h *stormHost) release() {
-	if h.open--; h.open > 0 {
-		return
+	if h.open--; h.open == 0 {
+		h.s.shard.Flush(&h.over)
 	}
+}
+
+// end ends a cycle.
+func (h *stormHost) end() {
 	s := h.s
 	s.shard.Disarm(&h.deadline)
 	h.step = stepIdle

@@ -4,20 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/verbs"
 )
 
-// stormQueueMu is the class of a queue's lock. Nothing is locked under it.
-type stormQueueMu struct{}
-
-func (stormQueueMu) String() string { return "load.stormQueue events" }
-
 // A stormQueue is a queue of a host, of one cycle after the other. It has one
-// command outstanding at most. All but notify belongs to the shard.
+// command outstanding at most. It belongs to the shard.
 type stormQueue struct {
 	h      *stormHost
 	qid    uint16
@@ -37,10 +31,11 @@ type stormQueue struct {
 	sent     bool // and the target has acknowledged it
 	answered bool // and the completion is in cqe
 
-	events shard.Task
-	mu     lockdep.Mutex[stormQueueMu] // guards below
+	// Events wait for the end of the round: whoever tells them is in the middle
+	// of something. What they lead to goes out with what led to them.
+	events shard.Flusher
 	come   []rdmacm.Event
-	coming []rdmacm.Event // the shard's, scratch
+	coming []rdmacm.Event // scratch
 }
 
 func newStormQueue(h *stormHost, qid uint16, mem []byte) *stormQueue {
@@ -48,10 +43,8 @@ func newStormQueue(h *stormHost, qid uint16, mem []byte) *stormQueue {
 	q.events.Fn = q.handleEvents
 	q.closed = q.detached
 	q.notify = func(ev rdmacm.Event) {
-		q.mu.Lock()
 		q.come = append(q.come, ev)
-		q.mu.Unlock()
-		h.s.shard.Post(&q.events)
+		h.s.shard.Flush(&q.events)
 	}
 	return q
 }
@@ -194,11 +187,9 @@ func (q *stormQueue) lose(what string, err error) {
 	}
 }
 
-// handleEvents takes the connection's events, on the shard.
+// handleEvents takes the connection's events.
 func (q *stormQueue) handleEvents() {
-	q.mu.Lock()
 	q.come, q.coming = q.coming[:0], q.come
-	q.mu.Unlock()
 	for i := range q.coming {
 		if q.conn != nil && !q.closing {
 			q.handle(&q.coming[i])
@@ -250,8 +241,6 @@ func (q *stormQueue) close() {
 func (q *stormQueue) detached() {
 	_ = q.qp.Destroy() // an error: it is
 	q.qp, q.conn, q.established = nil, nil, false
-	q.mu.Lock()
 	q.come = q.come[:0]
-	q.mu.Unlock()
 	q.h.release()
 }

@@ -76,13 +76,18 @@ func resolve(ctx context.Context, host string) (netip.Addr, error) {
 }
 
 // checkPortFree returns a *portTaken if a UDP socket of this machine is bound to
-// exactly that address and port. Sockets of RoCEv2 peers may share a port, so
-// that a specific address works beside all addresses: the kernel would let a
-// second one have the first one's packets without a word.
-func checkPortFree(addr netip.AddrPort) error {
+// exactly one of those addresses and ports, which are of one family. Sockets of
+// RoCEv2 peers may share a port, so that a specific address works beside all
+// addresses: the kernel would let a second one have the first one's packets
+// without a word.
+func checkPortFree(addrs ...netip.AddrPort) error {
+	wanted := make(map[netip.AddrPort]bool)
 	name := "/proc/net/udp"
-	if addr.Addr().Is6() {
-		name = "/proc/net/udp6"
+	for _, a := range addrs {
+		wanted[a] = true
+		if a.Addr().Is6() {
+			name = "/proc/net/udp6"
+		}
 	}
 	table, err := os.ReadFile(name)
 	if err != nil {
@@ -90,8 +95,8 @@ func checkPortFree(addr netip.AddrPort) error {
 	}
 	for in := bufio.NewScanner(bytes.NewReader(table)); in.Scan(); {
 		if f := strings.Fields(in.Text()); len(f) > 1 {
-			if a, ok := parseProcAddress(f[1]); ok && a == addr {
-				return &portTaken{addr, a}
+			if a, ok := parseProcAddress(f[1]); ok && wanted[a] {
+				return &portTaken{a, a}
 			}
 		}
 	}

@@ -119,10 +119,12 @@ func (p *program) storm(ctx context.Context, f *stormFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	var ports []netip.AddrPort
 	for _, a := range addrs {
-		if err := checkPortFree(netip.AddrPortFrom(a, f.udpPort)); err != nil {
-			return err
-		}
+		ports = append(ports, netip.AddrPortFrom(a, f.udpPort))
+	}
+	if err := checkPortFree(ports...); err != nil {
+		return err
 	}
 	node, err := fabric.NewNode(fabric.Config{CMEvents: cmEvents(p.log), Spin: f.spin})
 	if err != nil {

@@ -108,7 +108,12 @@ func Open(cfg Config) (*Device, error) {
 		d.eng.batch = newTxBatchOf(sharedBatch)
 	}
 	var err error
-	if runErr := cfg.Shard.Run(func() { err = d.start() }); runErr != nil {
+	if runErr := cfg.Shard.Run(func() {
+		if !alone {
+			cfg.Shared.gather(cfg.Shard)
+		}
+		err = d.start()
+	}); runErr != nil {
 		err = runErr
 	}
 	if err != nil {

@@ -2,27 +2,33 @@ package roce
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fabrid/fabrid/shard"
 )
 
 // Shared is what devices of one shard need in turns only, and so can share: a
-// program that opens a thousand of them would pay for it a thousand times. The
-// zero value is ready. It belongs to the shard.
+// program that opens a thousand of them would pay for it a thousand times. What
+// they send goes out together at the end of a round, from one of their sockets
+// of each family: peers do not look at the port that it comes from. The zero
+// value is ready. It belongs to the shard.
 type Shared struct {
-	rx    rxRing
-	tx    txRing
-	mtus  mtuCache
-	users int // sockets
+	rx      rxRing
+	tx      txRing
+	mtus    mtuCache
+	sockets []*socket
+	staging *staging // nil: each sends for itself
 }
 
 // sharedBatch is how many packets a device gathers that shares with others.
 const sharedBatch = 32
 
-// join makes the rings for their first user, and for those after it counts them.
-func (s *Shared) join() error {
-	if s.users == 0 {
+// join makes the rings for their first user.
+func (s *Shared) join(user *socket) error {
+	if len(s.sockets) == 0 {
 		mem, err := unix.Mmap(-1, 0, rxMessages*rxStride, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 		if err != nil {
 			return fmt.Errorf("map receive buffers: %w", err)
@@ -30,13 +36,16 @@ func (s *Shared) join() error {
 		s.rx.init(mem)
 		s.tx.iovs = make([]unix.Iovec, 0, 6*batchPackets) // a packet has maxSGE+2 at most
 	}
-	s.users++
+	s.sockets = append(s.sockets, user)
 	return nil
 }
 
 // leave gives the rings back after their last user.
-func (s *Shared) leave() error {
-	if s.users--; s.users > 0 {
+func (s *Shared) leave(user *socket) error {
+	if s.staging != nil {
+		s.staging.flush()
+	}
+	if s.sockets = slices.DeleteFunc(s.sockets, func(o *socket) bool { return o == user }); len(s.sockets) > 0 {
 		return nil
 	}
 	mem := s.rx.mem
@@ -54,4 +63,99 @@ func (r *rxRing) init(mem []byte) {
 		h.Iov, h.Name, h.Control = &r.iovs[i], (*byte)(unsafe.Pointer(&r.names[i])), (*byte)(unsafe.Pointer(&r.ctl[i]))
 		h.SetIovlen(1)
 	}
+}
+
+// A staging has the packets of many devices, sealed, until the end of a round.
+type staging struct {
+	shared  *Shared
+	shard   *shard.Shard
+	flusher shard.Flusher
+	again   shard.Task
+	pkts    []stagedPacket
+	bytes   []byte
+}
+
+type stagedPacket struct {
+	path   *path
+	eng    *engine
+	lo, hi int // in staging.bytes
+}
+
+// mostStaged bounds what is kept for a kernel that takes no more.
+const mostStaged = 4 << 20
+
+// gather has those who share send together from now on.
+func (s *Shared) gather(sh *shard.Shard) {
+	if s.staging == nil {
+		g := &staging{shared: s, shard: sh}
+		g.flusher.Fn, g.again.Fn = g.flush, g.flush
+		s.staging = g
+	}
+}
+
+// add takes the packets of b. Each is a datagram of its own.
+func (g *staging) add(e *engine, b *txBatch) {
+	for ; !b.empty(); b.sent++ {
+		if len(g.bytes) > mostStaged {
+			e.stats.DropsSend++
+			continue
+		}
+		b.seal(b.sent, 0)
+		lo := len(g.bytes)
+		g.bytes = b.bytes(b.sent, g.bytes)
+		g.pkts = append(g.pkts, stagedPacket{b.pkts[b.sent].path, e, lo, len(g.bytes)})
+	}
+	g.shard.Flush(&g.flusher)
+}
+
+// flush sends what there is.
+func (g *staging) flush() {
+	for done := 0; done < len(g.pkts); {
+		from, n := g.fill(g.pkts[done:])
+		if n == 0 { // nobody of the family is left
+			done++
+			continue
+		}
+		sent, errno := from.sendmmsg(n)
+		clear(g.shared.tx.iovs)
+		done += sent
+		switch {
+		case sent == n || errno == 0 || errno == unix.EINTR:
+		case errno == unix.EAGAIN || errno == unix.ENOBUFS:
+			g.pkts = slices.Delete(g.pkts, 0, done)
+			g.shard.Post(&g.again)
+			return
+		default: // it never will go: as if it were lost on the way
+			g.pkts[done].eng.stats.DropsSend++
+			done++
+		}
+	}
+	clear(g.pkts)
+	g.pkts, g.bytes = g.pkts[:0], g.bytes[:0]
+}
+
+// fill makes messages of the first packets of pkts, which are of one family, and
+// returns how many, and a socket to send them from.
+func (g *staging) fill(pkts []stagedPacket) (from *socket, n int) {
+	v6 := pkts[0].path.remote.Addr().Is6()
+	i := slices.IndexFunc(g.shared.sockets, func(s *socket) bool { return s.v6 == v6 })
+	if i < 0 {
+		return nil, 0
+	}
+	t := &g.shared.tx
+	t.iovs = t.iovs[:0]
+	for ; n < min(len(pkts), txMessages) && pkts[n].path.remote.Addr().Is6() == v6; n++ {
+		p := &pkts[n]
+		t.iovs = append(t.iovs, unix.Iovec{Base: &g.bytes[p.lo]})
+		t.iovs[n].SetLen(p.hi - p.lo)
+		t.ctl[n] = p.path.raw.ctl
+		h := &t.msgs[n].hdr
+		*h = unix.Msghdr{
+			Name: (*byte)(unsafe.Pointer(&p.path.raw.name)), Namelen: p.path.raw.nameLen,
+			Iov: &t.iovs[n], Control: (*byte)(unsafe.Pointer(&t.ctl[n])),
+		}
+		h.SetIovlen(1)
+		h.SetControllen(p.path.raw.ctlLen)
+	}
+	return g.shared.sockets[i], n
 }

@@ -92,11 +92,11 @@ func newSocket(e *engine, cfg Config) (_ *socket, err error) {
 		return nil, fmt.Errorf("SO_RCVBUF: %w", err)
 	}
 	e.readBudget = granted / 4
-	if err := s.join(); err != nil {
+	if err := s.join(s); err != nil {
 		return nil, err
 	}
 	if s.id, err = e.shard.Add(s.fd, shard.Readable, s.ready); err != nil {
-		return nil, errors.Join(err, s.leave())
+		return nil, errors.Join(err, s.leave(s))
 	}
 	return s, nil
 }
@@ -312,6 +312,10 @@ func newRawPath(local netip.Addr, remote netip.AddrPort) (r rawPath) {
 
 // send sends the batch, or as much of it as the kernel takes.
 func (s *socket) send(b *txBatch) {
+	if s.staging != nil {
+		s.staging.add(s.eng, b)
+		return
+	}
 	for !b.empty() {
 		n := s.fill(b)
 		sent, errno := s.sendmmsg(n)
@@ -416,7 +420,7 @@ func (s *socket) sendmmsg(n int) (int, unix.Errno) {
 }
 
 func (s *socket) close() error {
-	return errors.Join(s.eng.shard.Remove(s.id), unix.Close(s.fd), s.leave())
+	return errors.Join(s.eng.shard.Remove(s.id), s.leave(s), unix.Close(s.fd))
 }
 
 // ntohs and htons turn a port of a raw socket address into a number and back.
