@@ -15,20 +15,20 @@ import (
 
 // Errors that callers act upon.
 var (
-	ErrClosed   = errors.New("target closed")
-	ErrExists   = errors.New("exists already")
-	ErrNotFound = errors.New("not found")
-	ErrInUse    = errors.New("in use")
+	ErrClosed   error = &transport.Cause{Word: "target_closed", Text: "target closed"} // a cause, too
+	ErrExists         = errors.New("exists already")
+	ErrNotFound       = errors.New("not found")
+	ErrInUse          = errors.New("in use")
 )
 
 // Causes with which queues are disconnected.
 var (
-	ErrKeepAlive  = errors.New("keep alive timer expired")
-	ErrNoConnect  = errors.New("no Connect command in time")
-	ErrReset      = errors.New("controller reset by its host")
-	ErrShutdown   = errors.New("controller shut down by its host")
-	ErrRemoved    = errors.New("subsystem or port removed")
-	ErrAssociated = errors.New("admin queue down")
+	ErrKeepAlive  error = &transport.Cause{Word: "keep_alive", Text: "keep alive timer expired"}
+	ErrNoConnect  error = &transport.Cause{Word: "no_connect", Text: "no Connect command in time"}
+	ErrReset      error = &transport.Cause{Word: "controller_reset", Text: "controller reset by its host"}
+	ErrShutdown   error = &transport.Cause{Word: "controller_shutdown", Text: "controller shut down by its host"}
+	ErrRemoved    error = &transport.Cause{Word: "removed", Text: "subsystem or port removed"}
+	ErrAssociated error = &transport.Cause{Word: "admin_queue_down", Text: "admin queue down"}
 )
 
 // Defaults of [Config].

@@ -54,8 +54,8 @@ type conn struct {
 // Causes of an end that come from here.
 var (
 	errHostLeft  = &transport.Cause{Word: "host_left", Text: "loop: the host has disconnected"}
-	errShutdown  = &transport.Cause{Word: "shutdown", Text: "loop: listener shut down"}
-	errClosed    = &transport.Cause{Word: "closed", Text: "the listener is closed"}
+	errShutdown  = &transport.Cause{Word: "listener_shutdown", Text: "loop: listener shut down"}
+	errClosed    = &transport.Cause{Word: "listener_closed", Text: "the listener is closed"}
 	errPortGone  = &transport.Cause{Word: "port_gone", Text: "the port is gone"}
 	errQueueGone = fmt.Errorf("loop: %w", transport.ErrQueueDown)
 )
@@ -100,7 +100,7 @@ func (c *conn) runOpen() {
 	})
 	if err != nil {
 		c.refusal = err
-		c.fail(err)
+		c.fail(transport.WithReason("open", err))
 		return
 	}
 	c.core = q

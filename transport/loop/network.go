@@ -159,7 +159,7 @@ func (l *Listener) connect(ctx context.Context, p transport.HostQueueParam) (*co
 	c.host = newHostQueue(c, p.Shard, p)
 	l.enter(c)
 	if !c.shard.Post(&c.open) {
-		c.life.BeginRelease(shard.ErrClosed)
+		c.life.BeginRelease(transport.WithReason("shard_closed", shard.ErrClosed))
 		return nil, shard.ErrClosed
 	}
 	return c, nil

@@ -1,7 +1,6 @@
 package rdma
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -29,9 +28,9 @@ const maxSGE = 16
 const requestFootprint = 1536
 
 var (
-	errNotEstablished = errors.New("rdma: connection not established in time")
-	errNoConnect      = errors.New("rdma: no successful Connect command in time")
-	errFlushed        = errors.New("rdma: work requests flushed")
+	errNotEstablished = &transport.Cause{Word: "not_established", Text: "rdma: connection not established in time"}
+	errNoConnect      = &transport.Cause{Word: "no_connect", Text: "rdma: no successful Connect command in time"}
+	errFlushed        = &transport.Cause{Word: "flushed", Text: "rdma: work requests flushed"}
 )
 
 // A queue is the fabric of one queue of a target: [transport.Fabric] for the
@@ -224,7 +223,7 @@ func (q *queue) runCreate() {
 		return
 	}
 	if err := q.makeQP(); err != nil {
-		q.reject(err)
+		q.reject(transport.WithReason("create", err))
 		return
 	}
 	core, err := q.l.cfg.Core.Open(q, transport.QueueParam{
@@ -237,7 +236,7 @@ func (q *queue) runCreate() {
 		Life:   &q.life,
 	})
 	if err != nil {
-		q.reject(err)
+		q.reject(transport.WithReason("open", err))
 		return
 	}
 	q.core = core
@@ -252,7 +251,7 @@ func (q *queue) runCreate() {
 		SRQ:            q.rx.shared != nil,
 		QPN:            q.qp.Num(),
 	}); err != nil {
-		q.fail(fmt.Errorf("rdma: queue %d: accept: %w", q.qid, err))
+		q.fail(transport.WithReason("accept", fmt.Errorf("rdma: queue %d: accept: %w", q.qid, err)))
 	}
 }
 
@@ -283,7 +282,7 @@ func (q *queue) makeQP() error {
 		MaxSendSGE: q.tx.maxSGE,
 		MaxRecvSGE: 1,
 		Event: func(err error) {
-			q.fail(fmt.Errorf("rdma: queue %d: queue pair: %w", q.qid, err))
+			q.fail(transport.WithReason("qp_error", fmt.Errorf("rdma: queue %d: queue pair: %w", q.qid, err)))
 		},
 	}
 	if srq == nil {

@@ -102,7 +102,7 @@ func (q *queue) check(wc *verbs.WC) {
 			q.v.shard.Arm(&q.flushTimer, q.v.shard.Now()+q.l.cfg.FlushTimeout)
 		}
 	default:
-		q.fail(fmt.Errorf("rdma: queue %d: %s: %v", q.qid, wrNames[wrKind(wc.WRID)], wc.Status))
+		q.fail(&transport.Cause{Word: word(wc.Status.String()), Text: fmt.Sprintf("rdma: queue %d: %s: %v", q.qid, wrNames[wrKind(wc.WRID)], wc.Status)})
 	}
 }
 
@@ -117,7 +117,7 @@ func (q *queue) received(wc *verbs.WC) {
 		q.rx.posted--
 	}
 	if wc.Status == verbs.WCSuccess && wc.ByteLen < nvme.CommandSize {
-		q.fail(fmt.Errorf("rdma: queue %d: capsule of %d bytes", q.qid, wc.ByteLen))
+		q.fail(&transport.Cause{Word: "short_capsule", Text: fmt.Sprintf("rdma: queue %d: capsule of %d bytes", q.qid, wc.ByteLen)})
 	}
 	q.check(wc)
 	if wc.Status != verbs.WCSuccess || q.down || q.leaving {
@@ -128,7 +128,7 @@ func (q *queue) received(wc *verbs.WC) {
 	q.rx.parked.push(rc)
 	if q.rx.parked.len > q.depth {
 		// Only with shared receives: own ones are as many.
-		q.fail(fmt.Errorf("rdma: queue %d: more than %d commands outstanding", q.qid, q.depth))
+		q.fail(&transport.Cause{Word: "too_many_commands", Text: fmt.Sprintf("rdma: queue %d: more than %d commands outstanding", q.qid, q.depth)})
 	}
 }
 
@@ -171,7 +171,7 @@ func (q *queue) repost() {
 	q.v.recvs = wrs
 	q.rx.repost = receiveList{}
 	if err := q.qp.PostRecv(wrs); err != nil {
-		q.fail(fmt.Errorf("rdma: queue %d: post %d receives: %w", q.qid, len(wrs), err))
+		q.fail(transport.WithReason("post", fmt.Errorf("rdma: queue %d: post %d receives: %w", q.qid, len(wrs), err)))
 		return
 	}
 	q.rx.posted += len(wrs)

@@ -3,6 +3,7 @@ package rdma
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
@@ -44,6 +45,9 @@ func (e *refusal) Reason() string {
 	}
 	return "no_resources"
 }
+
+// word is a name as counters have it.
+func word(name string) string { return strings.ReplaceAll(strings.ToLower(name), " ", "_") }
 
 func refuse(status nvme.RDMACMStatus, format string, args ...any) error {
 	return &refusal{status, fmt.Errorf(format, args...)}

@@ -1,7 +1,6 @@
 package rdma
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -296,7 +295,7 @@ func (q *queue) flush() {
 		}
 		if err := q.qp.PostSend(wrs); err != nil {
 			q.unposted(wrs)
-			q.fail(fmt.Errorf("rdma: queue %d: post %d work requests: %w", q.qid, len(wrs), err))
+			q.fail(transport.WithReason("post", fmt.Errorf("rdma: queue %d: post %d work requests: %w", q.qid, len(wrs), err)))
 		}
 	}
 	if q.down {
@@ -430,7 +429,7 @@ func (q *queue) unposted(wrs []verbs.SendWR) {
 	}
 }
 
-var errStalled = errors.New("rdma: the host takes nothing any more")
+var errStalled = &transport.Cause{Word: "stalled", Text: "rdma: the host takes nothing any more"}
 
 // pressedStall is what StallTimeout is divided by for a host that takes nothing
 // while others wait for the buffers that it holds.
