@@ -45,7 +45,8 @@ lockdep:
 # s390x is big-endian.
 cross:
 	@set -e; for arch in arm64 s390x; do echo GOARCH=$$arch $(GO) vet ./...; \
-	GOOS=linux GOARCH=$$arch $(GO) build -o /dev/null ./cmd/fabrid; GOOS=linux GOARCH=$$arch $(GO) vet ./...; done
+	GOOS=linux GOARCH=$$arch $(GO) build -o /dev/null ./cmd/fabrid; GOOS=linux GOARCH=$$arch $(GO) vet ./...; \
+	GOOS=linux GOARCH=$$arch $(GO) vet -tags lockdep ./lockdep; done
 
 # Every Fuzz function for FUZZTIME. What they find is a file in testdata/fuzz.
 fuzz:

@@ -38,6 +38,7 @@ func TestLabKernelToKernel(t *testing.T) {
 
 func TestLinuxHostOnFabridTarget(t *testing.T) {
 	l := newLab(t, 1500)
+	l.build = fabrid // as it is shipped
 	target := l.serve(nativeAddress, 256*mib)
 	host := &linuxHost{guest: l.guest(3, "host"), address: nativeAddress}
 	host.discover()
@@ -87,7 +88,9 @@ func TestTwoFabrids(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
-	out := newLab(t, 1500).must(2*time.Minute, "demo", "demo", "--json")
+	l := newLab(t, 1500)
+	l.build = fabrid
+	out := l.must(2*time.Minute, "demo", "demo", "--json")
 	values := 0
 	for d := json.NewDecoder(strings.NewReader(out)); ; values++ {
 		var v map[string]any

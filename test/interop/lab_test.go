@@ -24,10 +24,13 @@ const (
 // A lab is a network namespace with a bridge and a tap for each guest. It
 // belongs to one test and is gone, with all that runs in it, when that ends.
 type lab struct {
-	t *testing.T
+	t     *testing.T
+	build func() (path string, err error) // of the program under test
 }
 
 // newLab makes the namespace afresh. MTU is that of the bridge and the guests.
+// The program under test has the lock-order validator in it, unless the test
+// says otherwise.
 func newLab(t *testing.T, mtu int) *lab {
 	t.Helper()
 	down := func() {
@@ -40,7 +43,7 @@ func newLab(t *testing.T, mtu int) *lab {
 	if out, err := exec.Command("lab/netns", "up", strconv.Itoa(mtu)).CombinedOutput(); err != nil {
 		t.Fatalf("lab: netns up: %v\n%s", err, out)
 	}
-	return &lab{t}
+	return &lab{t, fabridLockdep}
 }
 
 // lossless checks that the tap of guest n has dropped nothing since the lab was
@@ -67,7 +70,7 @@ func (l *lab) lossless(n int) {
 // start runs the program under test in the lab, beside the test. See [start].
 func (l *lab) start(name string, args ...string) *process {
 	l.t.Helper()
-	path, err := fabrid()
+	path, err := l.build()
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,14 +27,20 @@ var (
 )
 
 // fabrid builds the program under test, once, and returns its path.
-var fabrid = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(buildDir, "fabrid")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/fabrid/fabrid/cmd/fabrid").CombinedOutput()
+var fabrid = sync.OnceValues(func() (string, error) { return build("fabrid") })
+
+// fabridLockdep is the program with the lock-order validator: a report ends it.
+var fabridLockdep = sync.OnceValues(func() (string, error) { return build("fabrid-lockdep", "-tags", "lockdep") })
+
+func build(name string, flags ...string) (string, error) {
+	path := filepath.Join(buildDir, name)
+	args := append(append([]string{"build", "-o", path}, flags...), "github.com/fabrid/fabrid/cmd/fabrid")
+	out, err := exec.Command("go", args...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("interop: go build cmd/fabrid: %w\n%s", err, out)
+		return "", fmt.Errorf("interop: go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return path, nil
-})
+}
 
 // ioTime is how long the long run of verified I/O lasts.
 func ioTime(t *testing.T) time.Duration {
