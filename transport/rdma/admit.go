@@ -19,10 +19,7 @@ func (l *Listener) handle(id *rdmacm.ID, ev *rdmacm.Event) error {
 		return l.connectRequest(ev.Conn, &ev.Param)
 	case rdmacm.AddrChange, rdmacm.DeviceRemoval:
 		if id.Context == nil {
-			select {
-			case l.lost <- eventError(ev):
-			default: // it knows
-			}
+			l.lose(id, eventError(ev))
 			return nil
 		}
 	}
@@ -32,8 +29,12 @@ func (l *Listener) handle(id *rdmacm.ID, ev *rdmacm.Event) error {
 	return nil
 }
 
-// eventError says why an event ends a connection.
+// eventError says why an event ends a connection. Its word is the event's name.
 func eventError(ev *rdmacm.Event) error {
+	return transport.WithReason(word(ev.Type.String()), eventText(ev))
+}
+
+func eventText(ev *rdmacm.Event) error {
 	switch {
 	case ev.Err != nil:
 		return fmt.Errorf("rdma: %v: %w", ev.Type, ev.Err)
@@ -48,7 +49,7 @@ func eventError(ev *rdmacm.Event) error {
 func (l *Listener) connectRequest(id *rdmacm.ID, p *rdmacm.ConnParam) error {
 	offer, err := parseOffer(p, l.cfg.MaxQueueSize)
 	if err == nil && l.cfg.Core.Removed() {
-		err = refuse(nvme.RDMACMNoResources, "the port is gone")
+		err = &refusal{nvme.RDMACMNoResources, errPortGone}
 	}
 	if err == nil && (id.Vector() < 0 || id.Vector() >= len(l.vectors)) {
 		err = refuse(nvme.RDMACMNoResources, "completion vector %d of %d", id.Vector(), len(l.vectors))
@@ -130,6 +131,7 @@ func (q *queue) Refused(cause error) {
 func (q *queue) Admitted() {
 	defer q.l.answered()
 	if err := q.allocate(); err != nil {
+		err = transport.WithReason("create", err)
 		_ = q.l.refuse(q.id, err)
 		q.life.BeginRelease(err) // which destroys the ID
 		return

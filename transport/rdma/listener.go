@@ -11,11 +11,13 @@ import (
 	"github.com/fabrid/fabrid/rdmacm"
 	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs"
+	"github.com/fabrid/fabrid/workqueue"
 )
 
 var (
-	errListenerClosed = &transport.Cause{Word: "closed", Text: "rdma: listener closed"}
-	errShutdown       = &transport.Cause{Word: "shutdown", Text: "rdma: target shut down"}
+	errListenerClosed = &transport.Cause{Word: "listener_closed", Text: "rdma: listener closed"}
+	errPortGone       = &transport.Cause{Word: "port_gone", Text: "the port is gone"}
+	errShutdown       = &transport.Cause{Word: "listener_shutdown", Text: "rdma: target shut down"}
 )
 
 // listenerMu guards a listener's state. Under it a queue's life is locked.
@@ -40,16 +42,34 @@ type Listener struct {
 	ctx    context.Context // done when the listener is closed
 	cancel context.CancelFunc
 	work   lockdep.WaitGroup[listenerWork]
-	lost   chan error // to the supervisor: why the listening ID is of no use
+	signal chan struct{} // to the supervisor: look at lost
 
 	mu      lockdep.Mutex[listenerMu] // guards below
 	id      *rdmacm.ID                // that listens; nil while none does
+	lost    lostID                    // the latest that was told to be of no use
 	closed  bool
 	queues  map[*queue]struct{}
 	waiting int                                // of the queues, those that the gate has not answered
 	empty   *lockdep.Completion[listenerEmpty] // somebody waits for the last queue
+	expired bool                               // nobody waits for the last queue any more
 	freed   bool                               // what the queues shared is given back
 	mrs     int64                              // regions of queues' own memory
+
+	freeing freeing
+}
+
+// A lostID is a listening ID that is of no use any more, and why.
+type lostID struct {
+	id    *rdmacm.ID
+	cause error
+}
+
+// freeing gives the device back what the queues shared, on the delete workqueue:
+// it is the end of the last release, and may wait for a shard as those do.
+type freeing struct {
+	work workqueue.Work
+	done bool  // only work's function touches it
+	err  error // guarded by Listener.mu
 }
 
 // Listen makes a listener, which takes connections at once and supervises
@@ -70,10 +90,11 @@ func Listen(cfg Config) (*Listener, error) {
 	}
 	l := &Listener{
 		cfg: cfg, pd: pd, attr: dev.Attr(),
-		lost:   make(chan error, 1),
+		signal: make(chan struct{}, 1),
 		queues: make(map[*queue]struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.freeing.work.Init("free listener", l.freeDevice)
 	for i, s := range cfg.Shards {
 		v, err := newVector(l, i, s)
 		if err != nil {
@@ -115,22 +136,37 @@ func (l *Listener) listen() error {
 // supervise makes the listener anew when its address has gone away.
 func (l *Listener) supervise() {
 	for {
-		var cause error
 		select {
 		case <-l.ctx.Done():
 			return
-		case cause = <-l.lost:
+		case <-l.signal:
 		}
 		l.mu.Lock()
-		id := l.id
-		l.id = nil
-		l.mu.Unlock()
-		if id != nil {
-			cause = errors.Join(cause, id.Destroy())
+		lost := l.lost
+		l.lost = lostID{}
+		stale := lost.id == nil || lost.id != l.id
+		if !stale {
+			l.id = nil
 		}
-		l.tell(cause)
+		l.mu.Unlock()
+		if stale {
+			continue
+		}
+		l.tell(errors.Join(lost.cause, lost.id.Destroy()))
 		for l.listenAgain() {
 		}
+	}
+}
+
+// lose tells the supervisor that a listening ID is of no use. An ID is told of
+// before its successor is made, and after it only if it was told of already.
+func (l *Listener) lose(id *rdmacm.ID, cause error) {
+	l.mu.Lock()
+	l.lost = lostID{id, cause}
+	l.mu.Unlock()
+	select {
+	case l.signal <- struct{}{}:
+	default: // it has not looked yet
 	}
 }
 
@@ -197,19 +233,23 @@ func (l *Listener) all() []*queue {
 
 // Shutdown closes the listener, disconnects all queues, waits until they have
 // been released, and frees what they shared. If ctx is done before, it returns
-// an error that says what is left, and may be called again.
+// an error that says what is left, and may be called again. Without that, the
+// last release gives the device what is its own; the memory of buffers that
+// storage had not given back stays.
 func (l *Listener) Shutdown(ctx context.Context) error {
 	err := l.Close()
 	l.DisconnectAll(errShutdown)
 	select {
 	case <-l.emptied().Done():
 	case <-ctx.Done():
+		l.expire()
 		return errors.Join(err, fmt.Errorf("rdma: shut down %v: %d queues left: %w", l.cfg.Addr, l.Stats().Queues, context.Cause(ctx)))
 	}
 	for _, v := range l.vectors {
 		select {
 		case <-v.home():
 		case <-ctx.Done():
+			l.expire()
 			return errors.Join(err, fmt.Errorf("rdma: shut down %v: %d buffers left: %w", l.cfg.Addr, l.Stats().Buffers, context.Cause(ctx)))
 		}
 	}
@@ -229,21 +269,58 @@ func (l *Listener) emptied() *lockdep.Completion[listenerEmpty] {
 	return l.empty
 }
 
-// free gives back what the queues shared.
-func (l *Listener) free() error {
+// expire leaves it to the last release to give back what is the device's.
+func (l *Listener) expire() {
 	l.mu.Lock()
-	was := l.freed
-	l.freed = true
-	l.mu.Unlock()
-	if was {
-		return nil
+	defer l.mu.Unlock()
+	l.expired = true
+	l.freeIfLastLocked()
+}
+
+func (l *Listener) freeIfLastLocked() {
+	if l.expired && len(l.queues) == 0 {
+		l.cfg.Gate.Delete.Queue(&l.freeing.work)
 	}
-	l.cancel()
+}
+
+// freeDevice is what freeing does, once.
+func (l *Listener) freeDevice() {
+	if l.freeing.done {
+		return
+	}
+	l.freeing.done = true
 	var errs []error
 	for _, v := range l.vectors {
-		errs = append(errs, v.close())
+		errs = append(errs, v.freeDevice())
 	}
-	return errors.Join(append(errs, l.pd.Dealloc())...)
+	err := errors.Join(append(errs, l.pd.Dealloc())...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.freeing.err = err
+}
+
+// free gives back what the queues shared. There are none, and no buffer is out.
+func (l *Listener) free() error {
+	l.cancel()
+	l.mu.Lock()
+	freed := l.freed
+	l.mu.Unlock()
+	if freed {
+		return nil
+	}
+	l.cfg.Gate.Delete.Queue(&l.freeing.work)
+	l.freeing.work.Flush()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.freed { // by another call
+		return nil
+	}
+	l.freed = true
+	errs := []error{l.freeing.err}
+	for _, v := range l.vectors {
+		errs = append(errs, v.pool.close())
+	}
+	return errors.Join(errs...)
 }
 
 // add enters a queue in the list, unless the listener is closed.
@@ -274,6 +351,7 @@ func (l *Listener) remove(q *queue) {
 	if l.empty != nil && len(l.queues) == 0 {
 		l.empty.Complete()
 	}
+	l.freeIfLastLocked()
 }
 
 func (l *Listener) countMRs(n int64) {

@@ -315,20 +315,30 @@ func (p *pool) missedBy(q *queue) bool {
 	return false
 }
 
-// close gives the memory back to the system. It is called once nothing runs on
-// the shard that uses the pool, and not on a shard. While chunks are out it is
-// an error and does nothing.
+// deregister takes the memory from the device. No queue is left then, so nothing
+// is allocated any more, but chunks may still be out. It is not for shards.
+func (p *pool) deregister() error {
+	for _, s := range p.slabs {
+		if s.mr == nil {
+			continue
+		}
+		if err := s.mr.Dereg(); err != nil {
+			return fmt.Errorf("rdma: close pool of shard %s: %w", p.shard.Name(), err)
+		}
+		s.mr = nil
+		p.mrs.Add(-1)
+	}
+	return nil
+}
+
+// close gives the memory back to the system, after deregister. It is called once
+// nothing runs on the shard that uses the pool. While chunks are out it is an
+// error and does nothing.
 func (p *pool) close() error {
 	if n := p.inUse.Load(); n != 0 {
 		return fmt.Errorf("rdma: close pool of shard %s: %d buffers in use", p.shard.Name(), n)
 	}
 	for _, s := range p.slabs {
-		if s.mr != nil {
-			if err := s.mr.Dereg(); err != nil {
-				return fmt.Errorf("rdma: close pool of shard %s: %w", p.shard.Name(), err)
-			}
-			p.mrs.Add(-1)
-		}
 		if err := unix.Munmap(s.mem); err != nil {
 			return fmt.Errorf("rdma: close pool of shard %s: munmap: %w", p.shard.Name(), err)
 		}

@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"errors"
 	"math/rand/v2"
 	"testing"
 
@@ -109,7 +110,7 @@ func TestPool(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.close(); err != nil {
+		if err := errors.Join(p.deregister(), p.close()); err != nil {
 			t.Error(err)
 		}
 		if p.bytes.Load() != 0 || p.mrs.Load() != 0 {
@@ -154,6 +155,9 @@ func TestPoolDoesNotCloseUnderItsUsers(t *testing.T) {
 		}
 	}
 	run(func() { c, _ = p.alloc(nil, 1<<20) })
+	if err := p.deregister(); err != nil {
+		t.Error(err)
+	}
 	if err := p.close(); err == nil {
 		t.Error("closed while buffers were out")
 	}

@@ -22,7 +22,8 @@ type vector struct {
 	sends []verbs.SendWR
 	sges  []verbs.SGE
 
-	idle *lockdep.Completion[vectorIdle] // somebody waits for buffers to come home
+	waited bool                           // somebody waits for buffers to come home
+	idle   lockdep.Completion[vectorIdle] // they have
 }
 
 // vectorIdle is the class of the wait for a vector's buffers.
@@ -37,33 +38,34 @@ func newVector(l *Listener, index int, s *shard.Shard) (*vector, error) {
 	}
 	var err error
 	if v.srq, err = newSharedReceives(v, l.pd, index, l.cfg.SRQSize, nvme.CommandSize+l.cfg.InlineDataSize); err != nil {
-		return nil, errors.Join(err, v.close())
+		return nil, err
 	}
 	return v, nil
 }
 
-// home is closed when no buffer is out any more.
+// home is closed when no buffer is out any more. There are no queues when it is
+// called, so none goes out again. It does not wait for the shard.
 func (v *vector) home() <-chan struct{} {
-	idle := new(lockdep.Completion[vectorIdle])
-	if v.shard.Run(func() { v.idle = idle; v.checkIdle() }) != nil {
-		idle.Complete() // a closed shard: close will say what is left
+	if !v.shard.Post(&shard.Task{Fn: func() { v.waited = true; v.checkIdle() }}) {
+		v.idle.Complete() // a closed shard: close will say what is left
 	}
-	return idle.Done()
+	return v.idle.Done()
 }
 
 func (v *vector) checkIdle() {
-	if v.idle != nil && v.pool.inUse.Load() == 0 && (v.srq == nil || v.srq.held.Load() == 0) {
+	if v.waited && v.pool.inUse.Load() == 0 && (v.srq == nil || v.srq.held.Load() == 0) {
 		v.idle.Complete()
 	}
 }
 
-// close frees what is shared. It waits for the shard.
-func (v *vector) close() error {
+// freeDevice gives back what the device knows of. Orphaned requests may still
+// have buffers: they are ordinary memory from now on. It waits for the shard.
+func (v *vector) freeDevice() error {
 	var errs []error
 	if v.srq != nil {
 		errs = append(errs, v.srq.close())
 	}
-	return errors.Join(append(errs, v.pool.close())...)
+	return errors.Join(append(errs, v.pool.deregister())...)
 }
 
 // sharedReceives is the receives that the I/O queues of a shard share. Admin
