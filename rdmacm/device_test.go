@@ -76,6 +76,32 @@ func TestNothingNewWhileTheDeviceIsRemoved(t *testing.T) {
 	})
 }
 
+// So it is for a request that comes before the listener is told.
+func TestRequestWhileTheDeviceIsRemoved(t *testing.T) {
+	run(t, rdmacm.Config{}, func(b *bench) {
+		l := b.listen()
+		release := make(chan struct{})
+		b.react(rdmacm.ConnectRequest, func(*rdmacm.ID, *rdmacm.Event) error { <-release; return nil })
+		b.p.Request(local, remote, rdmacm.ConnParam{})
+		b.want("1 connect request 2")
+		removed := make(chan error)
+		go func() { removed <- b.cm.RemoveDevice(b.Context(), b.p) }()
+		synctest.Wait()
+		b.state(l, rdmacm.StateListening)
+		c := b.p.Request(local, remote, rdmacm.ConnParam{})
+		b.calls(c, "close")
+		b.react(rdmacm.DeviceRemoval, func(*rdmacm.ID, *rdmacm.Event) error { return errors.New("gone") })
+		close(release)
+		if err := <-removed; err != nil {
+			t.Errorf("RemoveDevice: %v", err)
+		}
+		b.mu.Lock()
+		slices.Sort(b.log)
+		b.mu.Unlock()
+		b.want("1 device removal", "2 device removal")
+	})
+}
+
 // The provider says that its device is gone, the connection's end says so too,
 // and so does the owner of the device: each ID is told once, in every state.
 func TestDeviceRemovalIsToldOnce(t *testing.T) {

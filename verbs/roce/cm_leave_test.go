@@ -206,12 +206,12 @@ func TestCMCloseAfterTheEnd(t *testing.T) {
 				t.Errorf("detached %v, the queue pair is in %v", detached, qp.state)
 			}
 		})
-		time.Sleep(time.Minute)
-		n.a.told() // not of the end of TIMEWAIT
 		n.a.run(func() {
 			if !c.closed || c.timer.Armed() {
 				t.Error("the connection is kept")
 			}
 		})
+		time.Sleep(time.Minute)
+		n.a.told() // not of the end of TIMEWAIT
 	})
 }
