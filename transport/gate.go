@@ -62,7 +62,9 @@ func (l *Life) Enter() error {
 			l.Refuse(err)
 			return err
 		}
-		e.granted = true
+		l.mu.Lock()
+		e.granted = true // from here on, nothing is withdrawn
+		l.mu.Unlock()
 		g.Connect.Queue(&e.work)
 		return nil
 	}
