@@ -25,5 +25,9 @@
 //
 // A [Provider] does the wire protocol and owns the queue pair's moves. Its
 // [Conn] is driven without blocking and reports by events; everything that can
-// go wrong with an ID's life is decided here, once for all providers.
+// go wrong with an ID's life is decided here, once for all providers. A
+// [Watcher] also tells when its device or an address of it goes away: DeviceRemoval
+// is handled once by every ID of the device, whose owner destroys it, and
+// AddrChange by those that listen at the address. Connections over an address
+// that is gone are left to their timers.
 package rdmacm
