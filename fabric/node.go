@@ -40,7 +40,7 @@ type Config struct {
 // How many admin queues may wait to be admitted, in all and of one host, if
 // Config.Limits does not say.
 const (
-	DefaultWaiting     = 128
+	DefaultWaiting     = 512
 	DefaultHostWaiting = 16
 )
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 
@@ -14,6 +15,9 @@ import (
 // cmEvents logs the events of the connection manager, as rdma_cm's users do.
 func cmEvents(log *slog.Logger) func(*rdmacm.ID, *rdmacm.Event) {
 	return func(id *rdmacm.ID, ev *rdmacm.Event) {
+		if !log.Enabled(context.Background(), slog.LevelDebug) {
+			return
+		}
 		args := []any{"event", ev.Type.String(), "number", int(ev.Type), "status", ev.Status, "id", id.Num(), "local", id.LocalAddr(), "remote", id.RemoteAddr()}
 		if ev.Conn != nil {
 			args = append(args, "conn", ev.Conn.Num(), "conn_remote", ev.Conn.RemoteAddr())

@@ -127,7 +127,7 @@ func (p *program) openLog() error {
 	if err := level.UnmarshalText([]byte(p.logLevel)); err != nil {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", p.logLevel)
 	}
-	p.log = slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level}))
+	p.log = slog.New(limitLog(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: level})))
 	return nil
 }
 
