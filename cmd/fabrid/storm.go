@@ -155,9 +155,11 @@ func (p *program) storm(ctx context.Context, f *stormFlags) (err error) {
 	}
 	if !f.noProgress && isTerminal(p.stderr) {
 		cfg.Progress = func(g load.StormProgress) { p.stormLine(g, cfg.Runtime) }
-		defer fmt.Fprint(p.stderr, clearLine)
 	}
 	r, err := load.Storm(ctx, cfg)
+	if cfg.Progress != nil {
+		fmt.Fprint(p.stderr, clearLine)
+	}
 	if r == nil {
 		return err
 	}
