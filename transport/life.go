@@ -48,8 +48,13 @@ var nextState = [numStates][numStates]bool{
 // may allocate, and wait for the queue's shard, but not for the gate.
 //
 // Drain and Free are called once each, in this order, on the delete workqueue,
-// if it was admitted. They may wait, until the deadline, for the queue's shard,
-// and for nothing that runs on the delete workqueue.
+// if it was admitted. They may wait for the queue's shard, and for nothing that
+// runs on the delete workqueue.
+//
+// Drain waits until its deadline and no longer. What is then left is the shard's,
+// which cannot be forced: Free waits for it, and on a shard that never runs again
+// for ever. Its queue stays charged, for its memory is in use, and visible, as one
+// that is releasing at step "free" for longer than any deadline.
 type Entrant interface {
 	// Admitted has the queue made: it is charged, and [Connecting].
 	Admitted()
@@ -58,8 +63,9 @@ type Entrant interface {
 	Refused(cause error)
 
 	// Drain stops the queue: no receive is posted any more, what was posted is
-	// flushed, by force if the deadline passes, and after it nothing of the
-	// queue's runs on its shard but what orphaned requests need.
+	// flushed. When the deadline passes, what the shard does next of the queue's
+	// is to flush by force; after that nothing of it runs there but what orphaned
+	// requests need.
 	Drain(deadline time.Time)
 
 	// Free gives back what the fabric holds: receives, queue pair, completion

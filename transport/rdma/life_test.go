@@ -12,6 +12,7 @@ import (
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs"
 	"github.com/fabrid/fabrid/workqueue"
@@ -79,6 +80,38 @@ func TestForcedDrain(t *testing.T) {
 		t.Errorf("%d buffers in use", n)
 	}
 	w.net.HoldAcks(false)
+	w.net.HoldFlushes(false)
+}
+
+// A shard that is stuck keeps what is its own, and everybody sees where: the
+// drain ends by its deadline, and the release is in its last step.
+func TestReleaseOnAStuckShard(t *testing.T) {
+	w := newWorld(t, worldConfig{mod: func(c *Config) { c.DrainTimeout = 20 * time.Millisecond }})
+	c := w.dial(1, 8)
+	w.net.HoldFlushes(true)
+	stuck := make(chan struct{})
+	c.onTarget(func() {
+		w.shards[0].Post(&shard.Task{Fn: func() { <-stuck }})
+		c.core.f.Disconnect(errTest)
+	})
+	info := func() (i transport.Info) {
+		for _, life := range w.queues.All() {
+			i = life.Info()
+		}
+		return i
+	}
+	end := time.Now().Add(5 * time.Second)
+	for info().Step != "free" && time.Now().Before(end) {
+		<-time.After(time.Millisecond)
+	}
+	if i := info(); i.Step != "free" || i.State != transport.Releasing || i.Age <= 0 {
+		t.Errorf("the release is at %+v", i)
+	}
+	if n := w.budget.Stats().Used.Queues; n != 1 {
+		t.Errorf("%d queues are charged", n)
+	}
+	close(stuck)
+	w.settle()
 	w.net.HoldFlushes(false)
 }
 

@@ -83,7 +83,7 @@ type outside struct {
 	cause error // guarded by mu: why it has to go down
 	leave error // guarded by mu: why it is asked to leave
 
-	create, established, lost, asked, drain shard.Task
+	create, established, lost, asked, drain, force shard.Task
 
 	drained lockdep.Completion[queueDrained]
 }
@@ -96,6 +96,7 @@ func newQueue(l *Listener, id *rdmacm.ID, accepted offer) *queue {
 	o.lost.Fn = q.runLost
 	o.asked.Fn = q.runAsked
 	o.drain.Fn = q.runDrain
+	o.force.Fn = q.force
 	q.flusher.Fn = q.flush
 	q.stageTimer.Fn = q.stageOver
 	q.flushTimer.Fn = q.flushOver
@@ -414,7 +415,8 @@ func (q *queue) abandon(r *request) {
 	}
 }
 
-// Drain implements [transport.Entrant].
+// Drain implements [transport.Entrant]. Force is not waited for: on a shard that
+// is stuck it never comes, and on any other it does before what Free wants there.
 func (q *queue) Drain(deadline time.Time) {
 	q.v.shard.Post(&q.outside.drain)
 	t := time.NewTimer(time.Until(deadline))
@@ -422,7 +424,7 @@ func (q *queue) Drain(deadline time.Time) {
 	select {
 	case <-q.outside.drained.Done():
 	case <-t.C:
-		_ = q.v.shard.Run(q.force) // a closed shard flushes nothing
+		q.v.shard.Post(&q.outside.force) // a closed shard flushes nothing
 	}
 }
 
@@ -453,7 +455,9 @@ func (q *queue) force() {
 }
 
 // Free implements [transport.Entrant]. Orphaned requests keep their buffers,
-// which come home when they are completed.
+// which come home when they are completed. It waits for the shard as long as
+// that takes: until the queue pair is destroyed there, packets may go to the
+// queue's memory.
 func (q *queue) Free(int) {
 	// The connection first: the provider has the queue pair until then.
 	_ = q.id.Destroy()
