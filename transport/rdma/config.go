@@ -91,7 +91,8 @@ type Config struct {
 // Events is who wants to know. Functions may be nil; they are called from any
 // goroutine and do not block.
 type Events struct {
-	// Refused tells of a queue that was not admitted.
+	// Refused tells of a queue that was not admitted. It may be called in a
+	// handler of the connection manager, which Close and Shutdown wait for.
 	Refused func(remote netip.AddrPort, cause error)
 	// Down tells of a queue that was admitted and has gone down.
 	Down func(remote netip.AddrPort, qid uint16, cause error)
