@@ -1,0 +1,274 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/verbs"
+)
+
+// steps is the language of the scripts.
+var steps []step
+
+func on(pattern string, do func(w *world, m []string) error) {
+	steps = append(steps, step{regexp.MustCompile("^" + pattern + "$"), do})
+}
+
+// host makes a step of a sentence about a host, which is m[1].
+func host(pattern string, do func(p *peer, m []string) error) {
+	on("(H[0-9]+) ?"+pattern, func(w *world, m []string) error { return do(w.peer(m[1]), m) })
+}
+
+func dur(s string) (time.Duration, error) { return time.ParseDuration(s) }
+
+// soon bounds what needs some packets only.
+const soon = 1200 * time.Millisecond
+
+func init() {
+	on(`hosts promise a sign of life every (\S+)`, func(w *world, m []string) (err error) {
+		w.keepAlive, err = dur(m[1])
+		return err
+	})
+	on(`wait (\S+)`, func(_ *world, m []string) error {
+		d, err := dur(m[1])
+		time.Sleep(d)
+		return err
+	})
+	on(`after (\S+): (.+)`, func(w *world, m []string) error {
+		d, err := dur(m[1])
+		w.later.Go(func() {
+			time.Sleep(d)
+			if err := w.step(m[2]); err != nil {
+				w.t.Errorf("%s: %v", m[0], err)
+			}
+		})
+		return err
+	})
+
+	on(`T has (\d+) queues? (waiting|connecting|live|disconnecting|releasing)`, func(w *world, m []string) error {
+		want, _ := strconv.Atoi(m[1])
+		for end := time.Now().Add(soon); ; time.Sleep(time.Millisecond) {
+			c := w.node.Queues().Counts()
+			got := map[string]int{
+				"waiting": c.Waiting, "connecting": c.Connecting, "live": c.Live, "disconnecting": c.Disconnecting, "releasing": c.Releasing,
+			}[m[2]]
+			switch {
+			case got == want && c.Total() == want:
+				return nil
+			case time.Now().After(end):
+				return fmt.Errorf("there are %+v; %v", c, w.causes())
+			}
+		}
+	})
+	on(`(\d+) of H1's commands are with the disk`, func(w *world, m []string) error {
+		want, _ := strconv.Atoi(m[1])
+		for end := time.Now().Add(soon); w.disk.Held() != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				return fmt.Errorf("%d are", w.disk.Held())
+			}
+		}
+		return nil
+	})
+	on(`within (\S+) nothing is left but (\d+) buffers? of the disk's`, func(w *world, m []string) error {
+		d, err := dur(m[1])
+		if err != nil {
+			return err
+		}
+		n, _ := strconv.Atoi(m[2])
+		_, err = w.within(d, n)
+		return err
+	})
+
+	on(`the budget is full`, func(w *world, _ []string) error { w.fillBudget(); return nil })
+	on(`the budget has room`, func(w *world, _ []string) error { w.emptyBudget(); return nil })
+	on(`T's next queue pair cannot be made`, func(w *world, _ []string) error { w.dev.failQPs.Add(1); return nil })
+	on(`T's next accept fails`, func(w *world, _ []string) error { w.dev.failAccepts.Add(1); return nil })
+
+	on(`the disk keeps what it is asked for`, func(w *world, _ []string) error { w.disk.Hold(); return nil })
+	on(`the disk keeps its reads`, func(w *world, _ []string) error { w.disk.Hold(bdev.Read); return nil })
+	on(`the disk will never answer`, func(w *world, _ []string) error { w.stuck = true; return nil })
+	on(`the disk answers`, func(w *world, _ []string) error {
+		if !w.stuck {
+			w.disk.Release()
+		}
+		return nil
+	})
+	on(`the disk answers after all`, func(w *world, _ []string) error { w.disk.Release(); return nil })
+
+	on(`T admits no host`, func(w *world, _ []string) error { w.sub.SetHosts(false, nil); return nil })
+	on(`T admits all hosts`, func(w *world, _ []string) error { w.sub.SetHosts(true, nil); return nil })
+	on(`T's device is removed`, func(w *world, _ []string) error {
+		w.removed = true
+		return w.dev.Remove(errors.New("unplugged"))
+	})
+	on(`T's port is removed`, func(w *world, _ []string) error {
+		w.down = true
+		w.port.Remove()
+		return nil
+	})
+	on(`T's subsystem is removed`, func(w *world, _ []string) error {
+		w.down = true
+		return w.sub.Remove()
+	})
+	on(`T's namespace is removed`, func(w *world, _ []string) error {
+		if err := w.sub.RemoveNamespace(1); err != nil {
+			return err
+		}
+		w.down = true
+		return nil
+	})
+	on(`T is shut down`, func(w *world, _ []string) error {
+		w.down = true
+		ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+		w.later.Go(func() { // in the order of a program's end
+			defer cancel()
+			if err := errors.Join(w.listener.Close(), w.tgt.Close(), w.listener.Shutdown(ctx)); err != nil {
+				w.t.Errorf("shut down: %v", err)
+			}
+		})
+		return nil
+	})
+
+	host(`dials`, func(p *peer, _ []string) error { _, err := p.dial(0); return err })
+	host(`is let in`, func(p *peer, _ []string) error { return p.byQID[0].waitDialed(soon) })
+	host(`is refused within (\S+)(?:: (.+))?`, func(p *peer, m []string) error {
+		d, err := dur(m[2])
+		if err != nil {
+			return err
+		}
+		why := p.byQID[0].waitDialed(d)
+		if why == nil {
+			return errUnexpected
+		}
+		if m[3] != "" && !regexp.MustCompile(m[3]).MatchString(why.Error()) {
+			return fmt.Errorf("is %v", why)
+		}
+		return nil
+	})
+	host(`is connected`, func(p *peer, _ []string) error { return p.connectAdmin() })
+	host(`sends Connect for (\S+) and hears (.+)`, func(p *peer, m []string) error {
+		return expect(p.byQID[0].connect(m[2], p.rkey).wait(), m[3])
+	})
+	host(`sends Connect without an answer`, func(p *peer, _ []string) error { p.byQID[0].connect(subNQN, p.rkey); return nil })
+	host(`sends Connect with a wrong key`, func(p *peer, _ []string) error {
+		p.byQID[0].connect(subNQN, p.rkey^0xff00)
+		return nil
+	})
+	host(`sends Identify with a wrong key`, func(p *peer, _ []string) error {
+		p.byQID[0].send(func(c nvme.Command) {
+			c.PutIdentify(nvme.IdentifyCommand{CNS: nvme.CNSController})
+			c.SetSGL(nvme.SGL{Type: nvme.SGLKeyed, Address: hostIOVA, Length: 4096, Key: p.rkey ^ 0xff00})
+		})
+		return nil
+	})
+	host(`has an I/O queue`, func(p *peer, _ []string) error { return p.connectIO() })
+	host(`asks for an I/O queue and is refused`, func(p *peer, _ []string) error {
+		if err := p.connectIO(); err == nil {
+			return errUnexpected
+		}
+		return nil
+	})
+	host(`uses its namespace`, func(p *peer, _ []string) error { return p.verifiedIO() })
+	host(`reads (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IORead, m) })
+	host(`writes (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IOWrite, m) })
+	host(`has an answer to all(?:, (.+) to some)?`, func(p *peer, m []string) error {
+		some := m[2] == ""
+		for _, c := range p.pending {
+			switch err := c.wait(); {
+			case err == nil:
+			case m[2] != "" && expect(err, m[2]) == nil:
+				some = true
+			default:
+				return err
+			}
+		}
+		p.pending = nil
+		if !some {
+			return fmt.Errorf("all succeeded")
+		}
+		return nil
+	})
+	host(`reads 4 KiB and hears (.+)`, func(p *peer, m []string) error { return expect(p.io(nvme.IORead, 0, 4096).wait(), m[2]) })
+	host(`writes to memory of T's`, func(p *peer, _ []string) error { return p.lastQueue().trespass() })
+	host(`forgets its memory`, func(p *peer, _ []string) error { return p.forget() })
+	host(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.byQID[0].setCC(enabled().WithEN(false)); return nil })
+	host(`sets CC\.SHN`, func(p *peer, _ []string) error {
+		p.byQID[0].setCC(enabled().WithSHN(nvme.SHNNormal))
+		return nil
+	})
+	host(`sees CSTS\.(RDY|SHST) within (\S+)`, func(p *peer, m []string) error {
+		d, err := dur(m[3])
+		if err != nil {
+			return err
+		}
+		for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
+			c := p.byQID[0].send(func(c nvme.Command) { c.PutPropertyGet(nvme.PropertyCSTS) })
+			if err := c.wait(); err != nil {
+				return err
+			}
+			csts := nvme.CSTS(c.cqe.DW0())
+			if m[2] == "RDY" && !csts.RDY() || m[2] == "SHST" && csts.SHST() == nvme.SHSTComplete {
+				return nil
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("CSTS is %#x", uint32(csts))
+			}
+		}
+	})
+	host(`hangs up`, func(p *peer, _ []string) error { p.hangUp(); return nil })
+	host(`vanishes`, func(p *peer, _ []string) error { p.vanish(); return nil })
+	host(`dials with a queue pair that cannot be used`, func(p *peer, _ []string) error {
+		q, err := p.dial(0)
+		if err == nil {
+			p.run(func() { err = q.qp.Modify(verbs.Err) }) // before the answer can have come
+		}
+		return err
+	})
+
+	host(`loses its RTUs`, func(p *peer, _ []string) error {
+		return p.w.setLink(p, func(_ int, b []byte) bool { return isRTU(b) })
+	})
+	host(`is not heard`, func(p *peer, _ []string) error {
+		return p.w.setLink(p, func(int, []byte) bool { return true })
+	})
+	host(`'s acknowledgments are lost`, func(p *peer, _ []string) error {
+		return p.w.setLink(p, func(_ int, b []byte) bool { return isACK(b) })
+	})
+	host(`is heard again`, func(p *peer, _ []string) error { return p.w.setLink(p, nil) })
+}
+
+// expect compares how something ended with what the script says.
+func expect(err error, want string) error {
+	got := "success"
+	if err != nil {
+		got = err.Error()
+	}
+	if !regexp.MustCompile("^(?:" + want + ")$").MatchString(got) {
+		return fmt.Errorf("was %q", got)
+	}
+	return nil
+}
+
+// transfer sends commands and does not wait for them.
+func (p *peer) transfer(op nvme.IOOpcode, m []string) error {
+	n, err1 := strconv.Atoi(m[2])
+	kib, err2 := strconv.Atoi(m[3])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	for i := range n {
+		p.pending = append(p.pending, p.io(op, i, kib<<10))
+	}
+	return nil
+}
+
+// lastQueue is the one with the highest QID.
+func (p *peer) lastQueue() *peerQueue { return p.byQID[slices.Max(slices.Collect(maps.Keys(p.byQID)))] }
