@@ -48,6 +48,15 @@ func (q *Queue) advanceLocked() {
 	}
 }
 
+// Idle tells whether everything that was queued has run, so that a flush would
+// not have to wait, nor a barrier. Delayed works do not count: they are not
+// queued yet.
+func (q *Queue) Idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.oldestLocked() == math.MaxUint64
+}
+
 // oldestLocked returns the lowest ticket that is outstanding, that is pending
 // or running; more than any if none is.
 func (q *Queue) oldestLocked() uint64 {

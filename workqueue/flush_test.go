@@ -181,3 +181,31 @@ func TestWaitFromAnotherQueue(t *testing.T) {
 		}
 	})
 }
+
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := workqueue.New(workqueue.Config{Name: "idle"})
+		defer q.Destroy()
+		idle := func(want bool, when string) {
+			t.Helper()
+			if q.Idle() != want {
+				t.Errorf("idle is %t %s", !want, when)
+			}
+		}
+		idle(true, "at first")
+		var w, late workqueue.Work
+		end := make(chan struct{})
+		w.Init("w", func() { <-end })
+		late.Init("late", func() {})
+		q.Queue(&w)
+		idle(false, "while a work is pending or runs")
+		synctest.Wait()
+		idle(false, "while a work runs")
+		close(end)
+		synctest.Wait()
+		idle(true, "when it has run")
+		q.QueueAfter(&late, time.Hour)
+		idle(true, "while a work is delayed")
+		late.CancelSync()
+	})
+}
