@@ -39,6 +39,9 @@ var mayImport = map[string]string{
 	// fabric puts providers and transports together, for programs.
 	"fabric": "verbs/roce rdmacm transport transport/loop transport/rdma shard workqueue admission lockdep",
 
+	// metrics shows what those count: never a fabric.
+	"metrics": "target bdev transport admission workqueue nvme",
+
 	"internal/simnet": "shard internal/pcapng lockdep",
 }
 
@@ -63,6 +66,7 @@ var thirdParty = map[string]string{
 	"github.com/spf13/cobra":       "cmd/fabrid",
 	"github.com/spf13/pflag":       "cmd/fabrid",
 	"github.com/HdrHistogram/":     "load cmd/fabrid test/bench",
+	"github.com/prometheus/":       "metrics cmd/fabrid tests",
 	"github.com/gopacket/gopacket": "tests",
 	"go.uber.org/goleak":           "tests",
 	"pgregory.net/rapid":           "tests",
