@@ -86,6 +86,7 @@ func (l *Listener) refuse(id *rdmacm.ID, cause error) error {
 // Refused follows, which may have been by now.
 func (q *queue) enter(host admission.Host) error {
 	l := q.l
+	q.from = host
 	claim := transport.Claim{QID: q.qid, CNTLID: q.cntlid, Host: host, Bytes: l.cfg.footprint(q.qid, q.depth)}
 	if q.qid == 0 {
 		claim.IOBytes = l.cfg.footprint(1, l.cfg.MaxQueueSize)

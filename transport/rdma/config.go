@@ -59,7 +59,7 @@ type Config struct {
 
 	// PoolSize bounds the data buffers of a shard in bytes; what finds no room
 	// waits. One queue never holds more than a quarter of it, which is at least
-	// MaxData.
+	// MaxData, and the queues of one host never more than half.
 	PoolSize int64
 	// MaxReadSize bounds one RDMA READ, in bytes. What is under way at once is
 	// that times the READs that the host answers at once.

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -21,8 +22,12 @@ const (
 	largestChunk = 128 << 10
 )
 
-// poolShare is how many queues it takes to use up a pool.
-const poolShare = 4
+// poolShare is how many queues it takes to use up a pool, and hostShare how many
+// hosts.
+const (
+	poolShare = 4
+	hostShare = 2
+)
 
 // maxChunks is the most buffers that n bytes need.
 func maxChunks(n int) int { return max(1, (n+largestChunk-1)/largestChunk) }
@@ -63,8 +68,9 @@ func (s *slab) total() int { return slabSize / chunkSizes[s.class] }
 //
 // Who finds too little waits in one line, first come first served, and holds
 // nothing while it waits, so that waiting for memory cannot deadlock. A queue
-// that has its share waits for itself alone, so that a host that takes its
-// data slowly does not take everybody's.
+// that has its share waits for itself alone, and so do the queues of a host that
+// has its share, so that a host that takes its data slowly does not take
+// everybody's.
 type pool struct {
 	shard    *shard.Shard
 	pd       verbs.PD
@@ -72,6 +78,7 @@ type pool struct {
 	dma      bool // lkey covers all memory
 	maxSlabs int
 	share    int64 // bytes that one queue may hold
+	hosts    map[admission.Host]*hostHeld
 
 	slabs   []*slab
 	empty   []*slab // slabs of no class, nothing taken
@@ -87,7 +94,7 @@ type pool struct {
 }
 
 func newPool(s *shard.Shard, pd verbs.PD, limit int64) *pool {
-	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize), share: limit / poolShare, returned: func() {}}
+	p := &pool{shard: s, pd: pd, maxSlabs: int(limit / slabSize), share: limit / poolShare, hosts: make(map[admission.Host]*hostHeld), returned: func() {}}
 	p.lkey, p.dma = pd.LocalDMALKey()
 	p.serve.Fn = p.serveWaiting
 	return p
@@ -256,30 +263,89 @@ func (p *pool) leave(r *request) {
 	p.shard.Flush(&p.serve) // those behind it may fit
 }
 
-// grant allocates what r needs, unless others wait before it or its queue has
-// its share.
+// grant allocates what r needs, unless others wait before it or its queue or
+// its host has its share.
 func (p *pool) grant(r *request) bool {
-	return p.waiting.head == nil && !p.over(r) && p.fill(r)
+	return p.waiting.head == nil && !p.over(r.queue, r.need) && p.fill(r)
 }
 
-// over reports whether r would take its queue above its share. One request may
-// always be.
-func (p *pool) over(r *request) bool {
-	return r.queue.held > 0 && r.queue.held+int64(r.need) > p.share
+// A hostHeld is what the queues of one host hold of a pool.
+type hostHeld struct {
+	host   admission.Host
+	held   int64 // bytes
+	queues int
+}
+
+// join enters a queue, which holds nothing yet, with those of its host.
+func (p *pool) join(q *queue, host admission.Host) {
+	h := p.hosts[host]
+	if h == nil {
+		h = &hostHeld{host: host}
+		p.hosts[host] = h
+	}
+	h.queues++
+	q.host = h
+}
+
+// part takes a queue out. What its orphaned requests hold stays its host's.
+func (p *pool) part(q *queue) {
+	if q.host != nil {
+		q.host.queues--
+		p.charge(q, 0)
+	}
+}
+
+// charge counts n bytes that q holds from now on, or less than nothing.
+func (p *pool) charge(q *queue, n int64) {
+	q.held += n
+	h := q.host
+	if h.held += n; h.held == 0 && h.queues == 0 {
+		delete(p.hosts, h.host)
+	}
+}
+
+// over reports whether n bytes more would take q, or its host, above its share.
+// One request may always be.
+func (p *pool) over(q *queue, n int) bool { return p.overQueue(q, n) || p.overHost(q, n) }
+
+func (p *pool) overQueue(q *queue, n int) bool { return q.held > 0 && q.held+int64(n) > p.share }
+
+func (p *pool) overHost(q *queue, n int) bool {
+	return q.host.held > 0 && q.host.held+int64(n) > p.share*poolShare/hostShare
 }
 
 func (p *pool) fill(r *request) bool {
 	var ok bool
 	r.chunks, ok = p.alloc(r.chunks[:0], r.need)
-	r.queue.held += chunkBytes(r.chunks)
+	p.charge(r.queue, chunkBytes(r.chunks))
 	return ok
 }
 
 // release gives back what r holds.
 func (p *pool) release(r *request) {
-	r.queue.held -= chunkBytes(r.chunks)
-	p.free(r.chunks)
-	r.chunks = r.chunks[:0]
+	if len(r.chunks) > 0 {
+		p.giveBack(r.queue, r.chunks)
+		r.chunks = r.chunks[:0]
+	}
+}
+
+// take appends one chunk of n bytes for q to to, if there is one now and q may
+// have it, for somebody who does not wait.
+func (p *pool) take(q *queue, to []chunk, n int) ([]chunk, bool) {
+	if n > largestChunk || p.over(q, n) {
+		return to, false
+	}
+	to, ok := p.alloc(to, n)
+	if ok {
+		p.charge(q, chunkBytes(to))
+	}
+	return to, ok
+}
+
+// giveBack frees chunks that q holds.
+func (p *pool) giveBack(q *queue, chunks []chunk) {
+	p.charge(q, -chunkBytes(chunks))
+	p.free(chunks)
 }
 
 func chunkBytes(chunks []chunk) (n int64) {
@@ -291,7 +357,7 @@ func chunkBytes(chunks []chunk) (n int64) {
 
 func (p *pool) serveWaiting() {
 	for r := p.waiting.head; r != nil; {
-		if p.over(r) {
+		if p.over(r.queue, r.need) {
 			r = r.next
 			continue
 		}
@@ -304,11 +370,11 @@ func (p *pool) serveWaiting() {
 	}
 }
 
-// missedBy reports whether other queues than q wait for buffers, and not for
-// their own share.
+// missedBy reports whether other queues than q wait for buffers that q may have:
+// not for those of their own share, nor of another host's.
 func (p *pool) missedBy(q *queue) bool {
 	for r := p.waiting.head; r != nil; r = r.next {
-		if r.queue != q && !p.over(r) {
+		if r.queue != q && !p.overQueue(r.queue, r.need) && (r.queue.host == q.host || !p.overHost(r.queue, r.need)) {
 			return true
 		}
 	}

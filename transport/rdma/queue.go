@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
@@ -57,7 +58,9 @@ type queue struct {
 	failed  requestList
 	rx      receiver
 	tx      sender
-	held    int64 // bytes of data buffers
+	from    admission.Host
+	host    *hostHeld // of the pool, that the queue is one of
+	held    int64     // bytes of data buffers
 	flusher shard.Flusher
 	stage
 
@@ -219,6 +222,7 @@ func (q *queue) allocate() error {
 
 // runCreate makes the queue on its shard and accepts the connection.
 func (q *queue) runCreate() {
+	q.v.pool.join(q, q.from)
 	if cause := q.leaveCause(); cause != nil {
 		q.fail(cause)
 		return
@@ -462,6 +466,7 @@ func (q *queue) Free(int) {
 	// The connection first: the provider has the queue pair until then.
 	_ = q.id.Destroy()
 	_ = q.v.shard.Run(func() {
+		q.v.pool.part(q)
 		if q.qp != nil {
 			_ = q.qp.Destroy()
 		}

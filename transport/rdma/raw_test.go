@@ -2,6 +2,7 @@ package rdma
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -172,6 +173,18 @@ func goodRequest(qid uint16, depth int) rawRequest {
 // rawHost asks the target for a connection.
 func (w *world) rawHost(q rawRequest) *raw {
 	w.Helper()
+	return w.rawHostOf(w.hostDev, hostAddr, q)
+}
+
+// otherHost is the device of another host than all before.
+func (w *world) otherHost() (*fakeverbs.Device, netip.Addr) {
+	w.others++
+	addr := netip.AddrFrom4([4]byte{192, 0, 2, 100 + w.others})
+	return w.net.NewDevice(addr, w.hostShards, fakeverbs.Options{}), addr
+}
+
+func (w *world) rawHostOf(dev *fakeverbs.Device, addr netip.Addr, q rawRequest) *raw {
+	w.Helper()
 	var r *raw
 	ready := make(chan struct{})
 	id, err := w.hostCM.NewID(func(_ *rdmacm.ID, ev *rdmacm.Event) error {
@@ -182,10 +195,10 @@ func (w *world) rawHost(q rawRequest) *raw {
 	if err != nil {
 		w.Fatal(err)
 	}
-	if err := id.Resolve(w.hostDev.Provider(), hostAddr, portal); err != nil {
+	if err := id.Resolve(dev.Provider(), addr, portal); err != nil {
 		w.Fatal(err)
 	}
-	r = newRaw(w.TB, w.hostDev, w.hostShards[id.Vector()], id)
+	r = newRaw(w.TB, dev, w.hostShards[id.Vector()], id)
 	close(ready)
 	if err := id.Connect(r.qp, rdmacm.ConnParam{PrivateData: q.private, ResponderResources: q.resources, RNRRetryCount: 7}); err != nil {
 		w.Fatal(err)
@@ -196,7 +209,12 @@ func (w *world) rawHost(q rawRequest) *raw {
 // connectRaw connects a raw host.
 func (w *world) connectRaw(qid uint16, depth int) (*raw, *testQueue) {
 	w.Helper()
-	r := w.rawHost(goodRequest(qid, depth))
+	return w.connectRawOf(w.hostDev, hostAddr, qid, depth)
+}
+
+func (w *world) connectRawOf(dev *fakeverbs.Device, addr netip.Addr, qid uint16, depth int) (*raw, *testQueue) {
+	w.Helper()
+	r := w.rawHostOf(dev, addr, goodRequest(qid, depth))
 	ev := r.event(rdmacm.Established)
 	var rep nvme.RDMACMReply
 	if err := rep.Parse(ev.Param.PrivateData); err != nil || int(rep.CRQSIZE) != depth {

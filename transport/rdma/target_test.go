@@ -3,11 +3,13 @@ package rdma
 import (
 	"errors"
 	"math"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/rdmacm"
+	"github.com/fabrid/fabrid/transport/rdma/internal/fakeverbs"
 	"github.com/fabrid/fabrid/verbs"
 )
 
@@ -335,9 +337,9 @@ func TestStalledHost(t *testing.T) {
 
 // hoard connects a raw host that takes all the buffers that it can get, and its
 // data never.
-func (w *world) hoard(qid uint16) *testQueue {
+func (w *world) hoard(dev *fakeverbs.Device, addr netip.Addr, qid uint16) *testQueue {
 	w.Helper()
-	r, core := w.connectRaw(qid, 128)
+	r, core := w.connectRawOf(dev, addr, qid, 128)
 	r.on(func() error { r.keep = true; return nil })
 	for range rawReceives {
 		r.send(command(1, opFlush, nvme.SGL{Type: nvme.SGLKeyed}))
@@ -366,8 +368,11 @@ func TestHoards(t *testing.T) {
 	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = timeout }})
 	var hoards []*testQueue
 	start := time.Now()
-	for qid := range uint16(poolShare) {
-		hoards = append(hoards, w.hoard(1+qid))
+	for range hostShare {
+		dev, addr := w.otherHost()
+		for qid := range uint16(poolShare / hostShare) {
+			hoards = append(hoards, w.hoard(dev, addr, 1+qid))
+		}
 	}
 	<-shortTimer(hoards[0].p.Shard, timeout/pressedStall)
 	for i, h := range hoards {
@@ -400,7 +405,7 @@ func TestHoards(t *testing.T) {
 // the buffers, and others go on.
 func TestShareOfThePool(t *testing.T) {
 	w := newWorld(t, worldConfig{})
-	w.hoard(1)
+	w.hoard(w.hostDev, hostAddr, 1)
 	const share = (8 << 20) / (128 << 10) / poolShare
 	if n := w.l.Stats().Buffers; n != share {
 		t.Errorf("%d buffers in use, want %d", n, share)
@@ -409,4 +414,34 @@ func TestShareOfThePool(t *testing.T) {
 	for i := range 8 {
 		c.ok(ioReq(nvme.IORead, i, make([]byte, 1<<20)))
 	}
+}
+
+// However many queues a host has, together they hold no more than its share of
+// the buffers, and another host finds the rest.
+func TestHostsShareOfThePool(t *testing.T) {
+	w := newWorld(t, worldConfig{mod: func(c *Config) { c.StallTimeout = time.Hour }})
+	dev, addr := w.otherHost()
+	for qid := range uint16(poolShare) {
+		w.hoard(dev, addr, 1+qid)
+	}
+	const share = (8 << 20) / (128 << 10) / hostShare
+	if n := w.l.Stats().Buffers; n != share {
+		t.Errorf("%d buffers in use, want %d", n, share)
+	}
+	c := w.dial(9, 8).connect()
+	for i := range 8 {
+		c.ok(ioReq(nvme.IORead, i, make([]byte, 1<<20)))
+	}
+	c.onTarget(func() {
+		if n := len(w.l.vectors[0].pool.hosts); n != 2 {
+			t.Errorf("%d hosts", n)
+		}
+	})
+	w.l.DisconnectAll(errTest)
+	w.settle()
+	c.onTarget(func() {
+		if n := len(w.l.vectors[0].pool.hosts); n != 0 {
+			t.Errorf("%d hosts are left", n)
+		}
+	})
 }

@@ -38,6 +38,7 @@ type world struct {
 	d            *Dialer
 	refused      chan error
 	listening    chan error
+	others       byte // hosts beside the first
 }
 
 type worldConfig struct {
