@@ -16,7 +16,8 @@ type completionQueue struct {
 	eng      *engine
 	pd       *protectionDomain
 	handler  func([]verbs.WC)
-	pending  []verbs.WC // capacity: the queue's size
+	size     int
+	pending  []verbs.WC // grows to size as it is needed
 	spare    []verbs.WC
 	queued   bool // in engine.completed
 	overflow bool
@@ -25,7 +26,7 @@ type completionQueue struct {
 }
 
 func (c *completionQueue) push(wc verbs.WC) {
-	if len(c.pending) == cap(c.pending) {
+	if len(c.pending) == c.size {
 		// The consumer has promised that this cannot be; what is lost cannot be
 		// made good.
 		c.overflow = true
@@ -74,7 +75,7 @@ func (c *completionQueue) Destroy() error {
 func (e *engine) failUsers(c *completionQueue) {
 	for _, q := range e.qps.slots {
 		if q != nil && (q.sendCQ == c || q.recvCQ == c) {
-			q.fail(fmt.Errorf("roce: QP %#x: completion queue of %d entries overran", q.num, cap(c.pending)))
+			q.fail(fmt.Errorf("roce: QP %#x: completion queue of %d entries overran", q.num, c.size))
 		}
 	}
 }

@@ -239,10 +239,7 @@ func (p *protectionDomain) CreateCQ(attr verbs.CQAttr) (verbs.CQ, error) {
 		return nil, fmt.Errorf("roce: completion queue of %d entries on vector %d", attr.Size, attr.Vector)
 	}
 	p.users.Add(1)
-	return &completionQueue{
-		eng: p.dev.eng, pd: p, handler: attr.Handler,
-		pending: make([]verbs.WC, 0, attr.Size), spare: make([]verbs.WC, 0, attr.Size),
-	}, nil
+	return &completionQueue{eng: p.dev.eng, pd: p, handler: attr.Handler, size: attr.Size}, nil
 }
 
 func (p *protectionDomain) CreateSRQ(attr verbs.SRQAttr) (verbs.SRQ, error) {

@@ -50,16 +50,33 @@ func (w *wqe) end() PSN { return w.psn.Add(w.packets) }
 
 // A sendQueue is a ring of send work requests, counted from the first ever
 // posted: head is the oldest that has not completed, cur the one to send next,
-// tail the one to be posted next; head ≤ cur ≤ tail.
+// tail the one to be posted next; head ≤ cur ≤ tail. The ring grows to its size
+// as it is needed: most queue pairs of a storm never post more than a few, and
+// all of it is 200 KiB.
 type sendQueue struct {
 	ring            []wqe
-	sges            []verbs.SGE
-	maxSGE          int
+	sges            []verbs.SGE // maxSGE for each entry of ring
+	size, maxSGE    int
 	head, cur, tail uint64
 }
 
+// firstRing is how long a ring is at first.
+const firstRing = 8
+
 func newSendQueue(size, maxSGE int) sendQueue {
-	return sendQueue{ring: make([]wqe, size), sges: make([]verbs.SGE, size*maxSGE), maxSGE: maxSGE}
+	q := sendQueue{size: size, maxSGE: maxSGE}
+	q.grow(min(size, firstRing))
+	return q
+}
+
+// grow makes the ring n entries long. Elements of what is outstanding stay where
+// they are until it completes.
+func (q *sendQueue) grow(n int) {
+	old := *q
+	q.ring, q.sges = make([]wqe, n), make([]verbs.SGE, n*q.maxSGE)
+	for i := old.head; i != old.tail; i++ {
+		*q.at(i) = *old.at(i)
+	}
 }
 
 func (q *sendQueue) at(i uint64) *wqe { return &q.ring[i%uint64(len(q.ring))] }
@@ -72,14 +89,19 @@ func (q *sendQueue) forget() {
 	q.cur = q.tail
 }
 
+// room makes room for wrs, or says why they cannot be posted.
 func (q *sendQueue) room(wrs []verbs.SendWR) error {
-	if len(wrs) > len(q.ring)-int(q.tail-q.head) {
+	need := int(q.tail-q.head) + len(wrs)
+	if need > q.size {
 		return verbs.ErrQueueFull
 	}
 	for i := range wrs {
 		if len(wrs[i].SG) > q.maxSGE {
 			return verbs.ErrTooManySGE
 		}
+	}
+	if need > len(q.ring) {
+		q.grow(min(max(need, 2*len(q.ring)), q.size))
 	}
 	return nil
 }

@@ -12,23 +12,39 @@ type Recv struct {
 // A RecvQueue is a ring of receives: a queue pair's own, or a shared one. It
 // belongs to one loop.
 type RecvQueue struct {
-	ring       []Recv
-	sges       []verbs.SGE // maxSGE for each entry of ring
-	maxSGE     int
-	head, tail uint64 // count what was taken and posted
+	ring         []Recv
+	sges         []verbs.SGE // maxSGE for each entry of ring
+	size, maxSGE int
+	head, tail   uint64 // count what was taken and posted
 }
 
-// NewRecvQueue returns a queue for size receives of at most maxSGE elements.
+// NewRecvQueue returns a queue for size receives of at most maxSGE elements. Its
+// memory grows with what is posted.
 func NewRecvQueue(size, maxSGE int) *RecvQueue {
-	return &RecvQueue{ring: make([]Recv, size), sges: make([]verbs.SGE, size*maxSGE), maxSGE: maxSGE}
+	return &RecvQueue{size: size, maxSGE: maxSGE}
+}
+
+// grow makes the ring n entries long.
+func (q *RecvQueue) grow(n int) {
+	ring, sges := make([]Recv, n), make([]verbs.SGE, n*q.maxSGE)
+	for i := q.head; i != q.tail; i++ {
+		slot := int(i % uint64(n))
+		r := q.ring[i%uint64(len(q.ring))]
+		sg := sges[slot*q.maxSGE:][:len(r.SG):q.maxSGE]
+		copy(sg, r.SG)
+		r.SG = sg
+		ring[slot] = r
+	}
+	q.ring, q.sges = ring, sges
 }
 
 // Len returns how many receives are posted.
 func (q *RecvQueue) Len() int { return int(q.tail - q.head) }
 
-// Room reports whether wrs can be posted.
+// Room makes room for wrs, or says why they cannot be posted.
 func (q *RecvQueue) Room(wrs []verbs.RecvWR) error {
-	if len(wrs) > len(q.ring)-q.Len() {
+	need := q.Len() + len(wrs)
+	if need > q.size {
 		return verbs.ErrQueueFull
 	}
 	for i := range wrs {
@@ -36,10 +52,13 @@ func (q *RecvQueue) Room(wrs []verbs.RecvWR) error {
 			return verbs.ErrTooManySGE
 		}
 	}
+	if need > len(q.ring) {
+		q.grow(min(max(need, 2*len(q.ring)), q.size))
+	}
 	return nil
 }
 
-// Post appends receives for which there is room.
+// Post appends receives after Room has made room for them.
 func (q *RecvQueue) Post(wrs []verbs.RecvWR) {
 	for i := range wrs {
 		slot := int(q.tail % uint64(len(q.ring)))
