@@ -63,3 +63,8 @@ bench:
 # fabrid beside Linux, in virtual machines. Needs root and Debian: test/interop/README.md.
 interop:
 	test/interop/run
+
+# A virtual day of hosts that come and go, through loss and restarts.
+.PHONY: soak
+soak:
+	$(GO) test -run TestScenarios/reconnect -timeout 2h -v ./test/sim -soak

@@ -22,8 +22,8 @@ func on(pattern string, do func(w *world, m []string) error) {
 	steps = append(steps, step{regexp.MustCompile("^" + pattern + "$"), do})
 }
 
-// host makes a step of a sentence about a host, which is m[1].
-func host(pattern string, do func(p *peer, m []string) error) {
+// onHost makes a step of a sentence about a host, which is m[1].
+func onHost(pattern string, do func(p *peer, m []string) error) {
 	on("(H[0-9]+) ?"+pattern, func(w *world, m []string) error { return do(w.peer(m[1]), m) })
 }
 
@@ -137,9 +137,9 @@ func init() {
 		return nil
 	})
 
-	host(`dials`, func(p *peer, _ []string) error { _, err := p.dial(0); return err })
-	host(`is let in`, func(p *peer, _ []string) error { return p.byQID[0].waitDialed(soon) })
-	host(`is refused within (\S+)(?:: (.+))?`, func(p *peer, m []string) error {
+	onHost(`dials`, func(p *peer, _ []string) error { _, err := p.dial(0); return err })
+	onHost(`is let in`, func(p *peer, _ []string) error { return p.byQID[0].waitDialed(soon) })
+	onHost(`is refused within (\S+)(?:: (.+))?`, func(p *peer, m []string) error {
 		d, err := dur(m[2])
 		if err != nil {
 			return err
@@ -153,33 +153,33 @@ func init() {
 		}
 		return nil
 	})
-	host(`is connected`, func(p *peer, _ []string) error { return p.connectAdmin() })
-	host(`sends Connect for (\S+) and hears (.+)`, func(p *peer, m []string) error {
+	onHost(`is connected`, func(p *peer, _ []string) error { return p.connectAdmin() })
+	onHost(`sends Connect for (\S+) and hears (.+)`, func(p *peer, m []string) error {
 		return expect(p.byQID[0].connect(m[2], p.rkey).wait(), m[3])
 	})
-	host(`sends Connect without an answer`, func(p *peer, _ []string) error { p.byQID[0].connect(subNQN, p.rkey); return nil })
-	host(`sends Connect with a wrong key`, func(p *peer, _ []string) error {
+	onHost(`sends Connect without an answer`, func(p *peer, _ []string) error { p.byQID[0].connect(subNQN, p.rkey); return nil })
+	onHost(`sends Connect with a wrong key`, func(p *peer, _ []string) error {
 		p.byQID[0].connect(subNQN, p.rkey^0xff00)
 		return nil
 	})
-	host(`sends Identify with a wrong key`, func(p *peer, _ []string) error {
+	onHost(`sends Identify with a wrong key`, func(p *peer, _ []string) error {
 		p.byQID[0].send(func(c nvme.Command) {
 			c.PutIdentify(nvme.IdentifyCommand{CNS: nvme.CNSController})
 			c.SetSGL(nvme.SGL{Type: nvme.SGLKeyed, Address: hostIOVA, Length: 4096, Key: p.rkey ^ 0xff00})
 		})
 		return nil
 	})
-	host(`has an I/O queue`, func(p *peer, _ []string) error { return p.connectIO() })
-	host(`asks for an I/O queue and is refused`, func(p *peer, _ []string) error {
+	onHost(`has an I/O queue`, func(p *peer, _ []string) error { return p.connectIO() })
+	onHost(`asks for an I/O queue and is refused`, func(p *peer, _ []string) error {
 		if err := p.connectIO(); err == nil {
 			return errUnexpected
 		}
 		return nil
 	})
-	host(`uses its namespace`, func(p *peer, _ []string) error { return p.verifiedIO() })
-	host(`reads (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IORead, m) })
-	host(`writes (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IOWrite, m) })
-	host(`has an answer to all(?:, (.+) to some)?`, func(p *peer, m []string) error {
+	onHost(`uses its namespace`, func(p *peer, _ []string) error { return p.verifiedIO() })
+	onHost(`reads (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IORead, m) })
+	onHost(`writes (\d+) times (\d+) KiB`, func(p *peer, m []string) error { return p.transfer(nvme.IOWrite, m) })
+	onHost(`has an answer to all(?:, (.+) to some)?`, func(p *peer, m []string) error {
 		some := m[2] == ""
 		for _, c := range p.pending {
 			switch err := c.wait(); {
@@ -196,15 +196,15 @@ func init() {
 		}
 		return nil
 	})
-	host(`reads 4 KiB and hears (.+)`, func(p *peer, m []string) error { return expect(p.io(nvme.IORead, 0, 4096).wait(), m[2]) })
-	host(`writes to memory of T's`, func(p *peer, _ []string) error { return p.lastQueue().trespass() })
-	host(`forgets its memory`, func(p *peer, _ []string) error { return p.forget() })
-	host(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.byQID[0].setCC(enabled().WithEN(false)); return nil })
-	host(`sets CC\.SHN`, func(p *peer, _ []string) error {
+	onHost(`reads 4 KiB and hears (.+)`, func(p *peer, m []string) error { return expect(p.io(nvme.IORead, 0, 4096).wait(), m[2]) })
+	onHost(`writes to memory of T's`, func(p *peer, _ []string) error { return p.lastQueue().trespass() })
+	onHost(`forgets its memory`, func(p *peer, _ []string) error { return p.forget() })
+	onHost(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.byQID[0].setCC(enabled().WithEN(false)); return nil })
+	onHost(`sets CC\.SHN`, func(p *peer, _ []string) error {
 		p.byQID[0].setCC(enabled().WithSHN(nvme.SHNNormal))
 		return nil
 	})
-	host(`sees CSTS\.(RDY|SHST) within (\S+)`, func(p *peer, m []string) error {
+	onHost(`sees CSTS\.(RDY|SHST) within (\S+)`, func(p *peer, m []string) error {
 		d, err := dur(m[3])
 		if err != nil {
 			return err
@@ -223,9 +223,9 @@ func init() {
 			}
 		}
 	})
-	host(`hangs up`, func(p *peer, _ []string) error { p.hangUp(); return nil })
-	host(`vanishes`, func(p *peer, _ []string) error { p.vanish(); return nil })
-	host(`dials with a queue pair that cannot be used`, func(p *peer, _ []string) error {
+	onHost(`hangs up`, func(p *peer, _ []string) error { p.hangUp(); return nil })
+	onHost(`vanishes`, func(p *peer, _ []string) error { p.vanish(); return nil })
+	onHost(`dials with a queue pair that cannot be used`, func(p *peer, _ []string) error {
 		q, err := p.dial(0)
 		if err == nil {
 			p.run(func() { err = q.qp.Modify(verbs.Err) }) // before the answer can have come
@@ -233,16 +233,16 @@ func init() {
 		return err
 	})
 
-	host(`loses its RTUs`, func(p *peer, _ []string) error {
+	onHost(`loses its RTUs`, func(p *peer, _ []string) error {
 		return p.w.setLink(p, func(_ int, b []byte) bool { return isRTU(b) })
 	})
-	host(`is not heard`, func(p *peer, _ []string) error {
+	onHost(`is not heard`, func(p *peer, _ []string) error {
 		return p.w.setLink(p, func(int, []byte) bool { return true })
 	})
-	host(`'s acknowledgments are lost`, func(p *peer, _ []string) error {
+	onHost(`'s acknowledgments are lost`, func(p *peer, _ []string) error {
 		return p.w.setLink(p, func(_ int, b []byte) bool { return isACK(b) })
 	})
-	host(`is heard again`, func(p *peer, _ []string) error { return p.w.setLink(p, nil) })
+	onHost(`is heard again`, func(p *peer, _ []string) error { return p.w.setLink(p, nil) })
 }
 
 // expect compares how something ended with what the script says.

@@ -33,15 +33,17 @@ func hostAddr(n int) netip.Addr {
 
 // A world is a target and hosts on a network, in a synctest bubble.
 type world struct {
-	t   testing.TB
-	net *simnet.Net
-	server
+	t testing.TB
+	worldConfig
+	net    *simnet.Net
+	disk   *bdev.Faulty // outlives the target
+	server              // the one that there is now
 	remote netip.AddrPort
 
-	link      simnet.Link // of all
-	srq       bool
 	keepAlive time.Duration
 	peers     []*peer
+	crowd     *crowd // nil: none
+	began     time.Time
 	filled    []*admission.Grant // what fillBudget took
 	later     sync.WaitGroup     // what was to be done later
 
@@ -58,7 +60,6 @@ type server struct {
 	tgt      *target.Target
 	port     *target.Port
 	sub      *target.Subsystem
-	disk     *bdev.Faulty
 }
 
 // A worldConfig describes a world to be.
@@ -73,17 +74,22 @@ type worldConfig struct {
 func newWorld(t testing.TB, cfg worldConfig) *world {
 	t.Helper()
 	w := &world{
-		t: t, link: cfg.link, srq: cfg.srq, keepAlive: 15 * time.Second,
+		t: t, worldConfig: cfg, began: time.Now(), keepAlive: 15 * time.Second,
 		net:    simnet.New(simnet.Config{Seed: cfg.seed, Link: cfg.link}),
 		remote: netip.AddrPortFrom(targetAddr, fabric.DefaultPort),
 	}
 	w.net.Capture(t)
-	w.start(cfg)
+	memory, err := bdev.NewMemory(bdev.MemoryConfig{Size: diskSize, BlockSize: blockSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.disk = bdev.NewFaulty(memory)
+	w.start()
 	return w
 }
 
 // start starts the target.
-func (w *world) start(cfg worldConfig) {
+func (w *world) start() {
 	w.t.Helper()
 	must := func(err error) {
 		w.t.Helper()
@@ -92,23 +98,21 @@ func (w *world) start(cfg worldConfig) {
 		}
 	}
 	var s server
-	memory, err := bdev.NewMemory(bdev.MemoryConfig{Size: diskSize, BlockSize: blockSize})
-	must(err)
-	s.disk = bdev.NewFaulty(memory)
+	var err error
 	s.tgt = target.New(target.Config{})
 	s.sub, err = s.tgt.AddSubsystem(target.SubsystemConfig{NQN: subNQN, AllowAnyHost: true})
 	must(err)
-	_, err = s.sub.AddNamespace(target.NamespaceConfig{Device: s.disk})
+	_, err = s.sub.AddNamespace(target.NamespaceConfig{Device: w.disk})
 	must(err)
 	s.port, err = s.tgt.AddPort(target.PortConfig{ID: 1})
 	must(err)
 	must(s.port.Link(s.sub))
-	s.node, err = fabric.NewNode(fabric.Config{Name: "target", Sim: true, Limits: cfg.limits})
+	s.node, err = fabric.NewNode(fabric.Config{Name: "target", Sim: true, Limits: w.limits})
 	must(err)
 	device, err := s.node.OpenRoCE(roce.Config{Addr: targetAddr, Network: w.net, NodeGUID: uint64(time.Now().UnixNano())})
 	must(err)
 	s.dev = &faultyDevice{roceDevice: device.Device}
-	s.listener, err = device.Listen(rdma.Config{Core: s.port, Provider: s.dev, PoolSize: 16 << 20, UseSRQ: cfg.srq})
+	s.listener, err = device.Listen(rdma.Config{Core: s.port, Provider: s.dev, PoolSize: 16 << 20, UseSRQ: w.srq})
 	must(err)
 	w.server = s
 }
@@ -126,9 +130,6 @@ func (w *world) stop() {
 	if err := w.node.Close(ctx); err != nil {
 		w.t.Error(err)
 	}
-	if err := w.disk.Close(); err != nil {
-		w.t.Error(err)
-	}
 	if c := w.node.Counts(); c != (fabric.Counts{}) {
 		w.t.Errorf("after its end the target has %+v", c)
 	}
@@ -138,6 +139,7 @@ func (w *world) stop() {
 	if s := w.listener.Stats(); s != (rdma.Stats{}) {
 		w.t.Errorf("after its end the listener has %+v", s)
 	}
+	w.checkMost()
 }
 
 // close ends all, and finds out whether it does.
@@ -151,6 +153,9 @@ func (w *world) close() {
 		}
 	}
 	w.stop()
+	if err := w.disk.Close(); err != nil {
+		w.t.Error(err)
+	}
 	time.Sleep(time.Minute) // for what is on its way
 	s := w.net.Stats()
 	if end := s.Delivered + s.Dropped + s.Lost + s.TooLong + s.Overflowed + s.Unreachable; end != s.Sent+s.Duplicated {
@@ -192,6 +197,25 @@ func (w *world) emptyBudget() {
 		g.Return()
 	}
 	w.filled = nil
+}
+
+// checkMost finds out whether more was charged, ever, than may be. Connecting is
+// not looked at: that bound is for who has no controller yet, and the count is of
+// I/O queues, too.
+func (w *world) checkMost() {
+	w.t.Helper()
+	s, most := w.node.Budget().Stats(), w.limits.Target
+	for _, b := range []struct {
+		what        string
+		most, limit int
+	}{
+		{"queues", s.Most.Queues, most.Queues},
+		{"hosts that wait", s.Most.Waiting, most.Waiting},
+	} {
+		if b.limit > 0 && b.most > b.limit {
+			w.t.Errorf("the budget had room for %d %s, and let in %d", b.limit, b.what, b.most)
+		}
+	}
 }
 
 // left says what is left of hosts and their queues; nothing: "". orphans is how
