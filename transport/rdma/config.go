@@ -53,7 +53,8 @@ type Config struct {
 	MaxData int
 
 	// UseSRQ makes the I/O queues of a shard share their receives, SRQSize of
-	// them. It saves memory where many queues are idle.
+	// them, which is also how many such queues there may be. It saves memory where
+	// many queues are idle.
 	UseSRQ  bool
 	SRQSize int
 
@@ -107,8 +108,7 @@ func orDefault[T int | int64 | time.Duration](v *T, def T) {
 	}
 }
 
-// complete sets defaults and checks what is left.
-func (c *Config) complete() error {
+func (c *Config) setDefaults() {
 	orDefault(&c.InlineDataSize, DefaultInlineDataSize)
 	orDefault(&c.MaxQueueSize, DefaultMaxQueueSize)
 	orDefault(&c.MaxData, DefaultMaxData)
@@ -121,7 +121,11 @@ func (c *Config) complete() error {
 	orDefault(&c.FlushTimeout, DefaultFlushTimeout)
 	orDefault(&c.RetryInterval, DefaultRetryInterval)
 	c.InlineDataSize = max(c.InlineDataSize, 0)
+}
 
+// complete sets defaults and checks what is left.
+func (c *Config) complete() error {
+	c.setDefaults()
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("rdma: listen at %v: "+format, append([]any{c.Addr}, args...)...)
 	}

@@ -182,6 +182,8 @@ func (c *Config) footprint(qid uint16, depth int) int64 {
 	per := requestFootprint
 	if qid == 0 || !c.UseSRQ {
 		per += c.capsuleSize(qid)
+	} else {
+		per += slotsPer * slotFootprint
 	}
 	return int64(depth) * int64(per)
 }
@@ -210,6 +212,7 @@ func (q *queue) allocate() error {
 	q.rx.batch = make([]*transport.Request, 0, q.depth)
 	if q.usesSRQ() {
 		q.rx.shared = q.v.srq
+		q.rx.shelf.init(q.depth)
 		return nil
 	}
 	q.rx.own = make([]receive, q.depth)

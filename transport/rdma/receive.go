@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/fabrid/fabrid/nvme"
-	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -27,14 +26,26 @@ func wrid(kind uint64, index int) uint64 { return kind<<wrKindShift | uint64(ind
 func wrKind(id uint64) uint64 { return id >> wrKindShift }
 func wrIndex(id uint64) int   { return int(id & (1<<wrKindShift - 1)) }
 
-// A receive is a buffer that a capsule arrives in, the queue's own or shared.
+// A receive is a buffer that a capsule arrives in, the queue's own or shared, or
+// where it has gone from there.
 type receive struct {
 	buf    []byte
 	sge    [1]verbs.SGE
 	index  int
 	n      int             // bytes of the capsule in it
-	shared *sharedReceives // nil: the queue's own
+	shared *sharedReceives // whose it is
+	shelf  *shelf          // or whose slot
+	chunks []chunk         // of a slot: the data, if any
 	next   *receive
+}
+
+// data is what came behind the command.
+func (rc *receive) data() []byte {
+	n := rc.n - nvme.CommandSize
+	if len(rc.chunks) > 0 {
+		return rc.chunks[0].bytes()[:n:n]
+	}
+	return rc.buf[nvme.CommandSize:rc.n:rc.n]
 }
 
 func (rc *receive) init(index int, buf []byte, lkey uint32) {
@@ -48,12 +59,14 @@ func (rc *receive) wr() verbs.RecvWR {
 
 // A receiver is the receiving half of a target's queue.
 type receiver struct {
-	own    []receive       // empty if the receives are shared
-	shared *sharedReceives // nil if they are not
-	posted int             // own receives that the provider has
-	repost receiveList     // own receives to be posted at the end of the round
-	parked receiveList     // capsules that wait for the queue to be live, or for a request
-	batch  []*transport.Request
+	own     []receive       // empty if the receives are shared
+	shared  *sharedReceives // nil if they are not
+	inPlace int             // shared receives that hold capsules of the queue
+	shelf   shelf           // where others have gone
+	posted  int             // own receives that the provider has
+	repost  receiveList     // own receives to be posted at the end of the round
+	parked  receiveList     // capsules that wait for the queue to be live, or for a request
+	batch   []*transport.Request
 }
 
 func (rx *receiver) receive(id uint64) *receive {
@@ -64,13 +77,21 @@ func (rx *receiver) receive(id uint64) *receive {
 }
 
 // put gives a receive back, to be posted again at the end of the round.
-func (rx *receiver) put(rc *receive, s *shard.Shard, f *shard.Flusher) {
-	if rc.shared != nil {
+func (q *queue) put(rc *receive) {
+	switch {
+	case rc.shared != nil:
+		q.rx.inPlace--
 		rc.shared.put(rc)
-		return
+	case rc.shelf != nil:
+		if len(rc.chunks) > 0 {
+			q.v.pool.giveBack(q, rc.chunks)
+			rc.chunks = rc.chunks[:0]
+		}
+		rc.shelf.free.push(rc)
+	default:
+		q.rx.repost.push(rc)
+		q.v.shard.Flush(&q.flusher)
 	}
-	rx.repost.push(rc)
-	s.Flush(f)
 }
 
 // completed is the handler of the queue's CQ.
@@ -113,6 +134,7 @@ func (q *queue) received(wc *verbs.WC) {
 	rc := q.rx.receive(wc.WRID)
 	if rc.shared != nil {
 		rc.shared.held.Add(1)
+		q.rx.inPlace++
 	} else {
 		q.rx.posted--
 	}
@@ -125,18 +147,22 @@ func (q *queue) received(wc *verbs.WC) {
 		return
 	}
 	rc.n = int(min(uint64(wc.ByteLen), uint64(len(rc.buf))))
-	q.rx.parked.push(rc)
-	if q.rx.parked.len > q.depth {
-		// Only with shared receives: own ones are as many.
-		q.fail(&transport.Cause{Word: "too_many_commands", Text: fmt.Sprintf("rdma: queue %d: more than %d commands outstanding", q.qid, q.depth)})
+	if rc.shared != nil {
+		if q.rx.parked.len == q.depth { // own receives are no more
+			q.drop(rc)
+			q.fail(&transport.Cause{Word: "too_many_commands", Text: fmt.Sprintf("rdma: queue %d: more than %d commands outstanding", q.qid, q.depth)})
+			return
+		}
+		rc = q.shelve(rc)
 	}
+	q.rx.parked.push(rc)
 }
 
 // drop gives up a receive whose contents nobody wants. The queue's own are not
 // posted any more: the queue leaves.
 func (q *queue) drop(rc *receive) {
-	if rc.shared != nil {
-		rc.shared.put(rc)
+	if rc.shared != nil || rc.shelf != nil {
+		q.put(rc)
 	}
 }
 

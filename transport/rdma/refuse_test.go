@@ -88,7 +88,6 @@ func TestRefusals(t *testing.T) {
 		{"core refuses", worldConfig{core: func(c *testCore) { c.openErr = errors.New("no") }}, goodRequest(1, 32), nvme.RDMACMNoResources},
 		{"core refuses with a status", worldConfig{core: func(c *testCore) { c.openErr = nvme.RDMACMInvalidQID }}, goodRequest(1, 32), nvme.RDMACMInvalidQID},
 		{"never room", worldConfig{limits: admission.Config{Host: admission.Limits{Queues: 1}}}, goodRequest(0, 32), nvme.RDMACMNoResources},
-		{"SRQ", worldConfig{mod: func(c *Config) { c.UseSRQ, c.SRQSize = true, 3 }}, goodRequest(1, 32), nvme.RDMACMNoResources},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, c.wc)

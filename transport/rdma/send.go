@@ -77,8 +77,8 @@ func (q *queue) Pull(tr *transport.Request) {
 	case q.down, !r.SGLStatus.OK():
 		q.failLater(r)
 	case !r.ptr.keyed: // in place: the receive is ours until the completion
-		from := nvme.CommandSize + r.ptr.offset
-		r.segs = append(r.segs[:0], r.recv.buf[from:from+r.Length:from+r.Length])
+		from := r.ptr.offset
+		r.segs = append(r.segs[:0], r.recv.data()[from:from+r.Length:from+r.Length])
 		r.Data = r.segs
 		q.core.DataReady(tr, nil)
 	default:
@@ -174,7 +174,7 @@ func (q *queue) Complete(tr *transport.Request) {
 		r.Command.Direction() == nvme.ControllerToHost
 	// The command is read for the last time above. From here on the host may
 	// send another into its buffer.
-	q.rx.put(r.recv, q.v.shard, &q.flusher)
+	q.put(r.recv)
 	r.recv, r.Command = nil, nil
 	if !r.write {
 		q.v.pool.release(r)
@@ -448,7 +448,7 @@ func (q *queue) stalled() {
 	now, full, pressed := q.v.shard.Now(), q.l.cfg.StallTimeout, q.l.cfg.StallTimeout/pressedStall
 	switch since := now - q.tx.moved; {
 	case q.tx.outstanding() == 0: // watch begins anew
-	case since >= full, since >= pressed && q.held > 0 && q.v.pool.missedBy(q):
+	case since >= full, since >= pressed && (q.held > 0 && q.v.pool.missedBy(q) || q.hoards()):
 		q.fail(errStalled)
 	case since >= pressed:
 		q.v.shard.Arm(&q.stallTimer, min(now+pressed, q.tx.moved+full))
