@@ -22,6 +22,7 @@ type faultyDevice struct {
 	*roceDevice
 	failQPs     atomic.Int32 // so many queue pairs will not be made
 	failAccepts atomic.Int32 // so many connections will not be accepted
+	swallow     atomic.Bool  // completions are lost
 }
 
 var _ rdmacm.Watcher = (*faultyDevice)(nil)
@@ -85,4 +86,14 @@ func (pd faultyPD) CreateQP(attr verbs.QPInitAttr) (verbs.QP, error) {
 		return nil, errNoMemory
 	}
 	return pd.PD.CreateQP(attr)
+}
+
+func (pd faultyPD) CreateCQ(attr verbs.CQAttr) (verbs.CQ, error) {
+	handler := attr.Handler
+	attr.Handler = func(wcs []verbs.WC) {
+		if !pd.dev.swallow.Load() {
+			handler(wcs)
+		}
+	}
+	return pd.PD.CreateCQ(attr)
 }

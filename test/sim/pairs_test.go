@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,11 +50,7 @@ func (tab *table) run(t *testing.T, p *pair, srq bool) {
 	})
 	defer w.close()
 	stage, cause := find(tab.stages, p.stage), find(tab.causes, p.cause)
-	lines := cause.lines
-	if len(p.lines) > 0 {
-		lines = p.lines
-	}
-	for _, l := range [][]line{cause.first, stage.lines, lines} {
+	for _, l := range [][]line{cause.first, stage.lines, tab.lines(p)} {
 		if err := w.run(l); err != nil {
 			t.Errorf("testdata/pairs.txt:%v", err)
 			return
@@ -76,5 +74,81 @@ func (tab *table) run(t *testing.T, p *pair, srq bool) {
 	}
 	if err := w.afterwards(); err != nil {
 		t.Errorf("testdata/pairs.txt:%d: afterwards: %v", p.at, err)
+	}
+}
+
+// lines is what a pair does when its stage is reached.
+func (tab *table) lines(p *pair) []line {
+	if len(p.lines) > 0 {
+		return p.lines
+	}
+	return find(tab.causes, p.cause).lines
+}
+
+// Two causes at once, or one shortly after the other: still exactly one release,
+// and nothing left. What the hosts hear is not looked at: they may be gone. Here
+// is a sample; a soak has all.
+func TestTwoCauses(t *testing.T) {
+	tab := readTable(t, "testdata/pairs.txt")
+	type two struct {
+		a, b *pair
+		gap  time.Duration
+	}
+	var all []two
+	for _, a := range tab.pairs {
+		for _, b := range tab.pairs {
+			if a == b || a.stage != b.stage || a.cannot != "" || b.cannot != "" || a.cause == "backend" || b.cause == "backend" {
+				continue
+			}
+			for _, gap := range []time.Duration{0, 120 * time.Microsecond, 3 * time.Millisecond} {
+				all = append(all, two{a, b, gap})
+			}
+		}
+	}
+	sample := 29
+	switch {
+	case *soak:
+		sample = 1
+	case testing.Short():
+		sample = 101
+	}
+	for i := 0; i < len(all); i += sample {
+		c := all[i]
+		t.Run(fmt.Sprintf("%s_x_%s_and_%s_%v", c.a.stage, c.a.cause, c.b.cause, c.gap), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, worldConfig{
+					seed: uint64(i), link: pairLink, srq: i%2 == 0,
+					limits: admission.Config{Target: admission.Limits{Queues: 16}},
+				})
+				defer w.close()
+				if err := w.run(find(tab.stages, c.a.stage).lines); err != nil {
+					t.Errorf("testdata/pairs.txt:%v", err)
+					return
+				}
+				w.tryAll(tab.lines(c.a))
+				time.Sleep(c.gap)
+				w.tryAll(tab.lines(c.b))
+				for _, p := range w.peers {
+					p.hangUp()
+				}
+				if took, err := w.within(35*time.Second, 0); err != nil {
+					t.Errorf("%v", err)
+				} else {
+					t.Logf("nothing was left after %v; %+v", took, w.node.Queues().Tally())
+				}
+			})
+		})
+	}
+	t.Logf("%d of %d", (len(all)+sample-1)/sample, len(all))
+}
+
+// tryAll carries out lines, those that wait excepted, and as far as that can be.
+func (w *world) tryAll(lines []line) {
+	for _, l := range lines {
+		if strings.HasPrefix(l.text, "wait ") || strings.HasPrefix(l.text, "T has ") {
+			continue
+		}
+		_ = w.step(l.text)
 	}
 }

@@ -252,9 +252,6 @@ func (w *world) left(orphans int) string {
 	note("queues of the core", t.Queues)
 	l := w.listener.Stats()
 	note("queues of the listener", l.Queues+l.Waiting)
-	if w.srq {
-		l.SharedInUse -= orphans // each has its command in one
-	}
 	note("shared receives in use", l.SharedInUse)
 	for _, p := range w.peers {
 		note("queues of "+p.name, p.held())
@@ -316,6 +313,7 @@ func (w *world) peer(name string) *peer {
 // wrote and leaves.
 func (w *world) afterwards() error {
 	w.emptyBudget()
+	w.dev.swallow.Store(false)
 	if w.down || w.removed {
 		return nil
 	}
