@@ -59,7 +59,7 @@ func (q *queue) checkConnect(cmd nvme.ConnectCommand) error {
 	switch {
 	case cmd.RecFmt != 0:
 		return &nvme.FieldError{Status: nvme.ConnectIncompatibleFormat.WithDNR(), Field: "RECFMT", Offset: nvme.OffRecFmt}
-	case q.param.QID != 0 && cmd.QID != q.param.QID:
+	case !q.param.AnyQID && cmd.QID != q.param.QID:
 		// The fabric has charged and sized the queue as another one.
 		return nvme.ConnectCommandError("QID", nvme.OffQID)
 	}

@@ -93,11 +93,13 @@ func TestConnectRefused(t *testing.T) {
 		q.hangUp()
 	})
 	t.Run("another QID than the fabric's", func(t *testing.T) {
-		q := w.open(func(p *transport.QueueParam) { p.QID = 3 })
-		if got := q.connect(adminConnect()); got.Status != 0x4182 || got.Result != 42 {
-			t.Errorf("%v, result %d", got.Status, got.Result)
+		for qid, args := range map[uint16]connectArgs{3: adminConnect(), 0: ioConnect(h.cntlid, 1)} {
+			q := w.open(func(p *transport.QueueParam) { p.QID, p.AnyQID = qid, false })
+			if got := q.connect(args); got.Status != 0x4182 || got.Result != 42 {
+				t.Errorf("queue %d: %v, result %d", qid, got.Status, got.Result)
+			}
+			q.hangUp()
 		}
-		q.hangUp()
 	})
 	t.Run("another port than the admin queue's", func(t *testing.T) {
 		first := w.port

@@ -170,7 +170,7 @@ func (w *world) tryOpen(change func(*transport.QueueParam)) (*queue, error) {
 	q := &queue{w: w, gone: make(chan struct{}), left: make(chan struct{}), quiet: 5 * time.Second, param: transport.QueueParam{
 		Shard: w.shard,
 		Local: netip.MustParseAddrPort("192.0.2.1:4420"), Remote: netip.MustParseAddrPort("192.0.2.2:1024"),
-		Depth: 32, Limits: limits,
+		AnyQID: true, Depth: 32, Limits: limits,
 	}}
 	if change != nil {
 		change(&q.param)

@@ -341,7 +341,7 @@ func quickQueue(t testing.TB, h *host) (*quick, *transport.Request, func()) {
 	r := &transport.Request{Command: a.command(), Length: 1024, Index: 3}
 	err := h.shard.Run(func() {
 		var err error
-		if f.core, err = h.port.Open(f, transport.QueueParam{Shard: h.shard, Depth: 128, Limits: limits}); err != nil {
+		if f.core, err = h.port.Open(f, transport.QueueParam{Shard: h.shard, QID: 1, Depth: 128, Limits: limits}); err != nil {
 			t.Error(err)
 			return
 		}

@@ -108,6 +108,7 @@ type QueueParam struct {
 	Shard         *shard.Shard
 	Local, Remote netip.AddrPort // zero on fabrics without addresses
 	QID           uint16         // as the host said in the fabric's own connect
+	AnyQID        bool           // that does not say it: QID means nothing
 	Depth         int            // requests: commands that may be outstanding
 	Limits        Limits
 	Life          *Life
