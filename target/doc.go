@@ -22,4 +22,18 @@
 //
 // Another goroutine that wants something of a queue (leave, deliver an event)
 // notes it and posts the queue's task to its shard.
+//
+// # Orphans
+//
+// A queue that is gone may leave requests with a device that does not answer: its
+// release waits for them QuiesceTimeout, and no longer. They keep their buffers,
+// and nobody hears how they end. Their controller is forgotten with its last
+// queue, and its identifier free again, while a write of it may still be on its
+// way through the device. So there is no order between such a write and those of
+// the same host after it has come back: the older may overtake the newer, and
+// stay. A host sees the same of any controller that was lost with writes under
+// way, whose end it does not know [Base, Communication Loss Handling]; what is
+// longer here is the time, which is the device's. A backend that can be stuck
+// for longer than QuiesceTimeout must fence what it was given before it answers
+// again, or be restarted with the target.
 package target
