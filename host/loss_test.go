@@ -347,14 +347,6 @@ func TestStatusRetryDelay(t *testing.T) {
 	})
 }
 
-// A call that waits for the connection, or for room, ends with its context; one
-// whose command the controller has does not.
-// Disconnect waits for what is under way, within its context.
-// Namespaces come and go, and change, while the host is connected.
-// A namespace that takes another's NSID while the connection is lost does not
-// get the other's commands.
-// After a reconnect with fewer queues the others take over.
-
 // A connection that is lost while the last namespace is identified has not lost
 // the namespace: commands are ended before it is told that the queue is down.
 func TestLossDuringRescan(t *testing.T) {
@@ -386,6 +378,43 @@ func TestLossDuringRescan(t *testing.T) {
 		if w.namespace(c) != n {
 			t.Error("another namespace")
 		}
+		w.disconnect(c)
+	})
+}
+
+// A namespace that could not be identified this once is not gone; one of which
+// the controller says so for good is.
+func TestRescanFails(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cfg := w.config()
+		warned := make(chan error, 4)
+		cfg.Events.Warning = func(err error) { warned <- err }
+		c := w.connect(cfg)
+		n := w.namespace(c)
+		for _, x := range []struct {
+			status nvme.Status
+			gone   bool
+		}{{nvme.InternalError, false}, {nvme.InvalidNamespace.WithDNR(), true}} {
+			w.dialer.set(func() {
+				w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+					c := nvme.Command(r.Command[:])
+					if qid == 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSNamespace {
+						r.Completion.Status = x.status
+					}
+				}
+			})
+			if _, err := w.sub.RefreshNamespace(1); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-warned; !errors.Is(err, x.status) {
+				t.Errorf("warned of %v, want %v", err, x.status)
+			}
+			synctest.Wait()
+			if err := n.Flush(context.Background()); errors.Is(err, host.ErrNamespaceGone) != x.gone {
+				t.Errorf("%v: %v", x.status, err)
+			}
+		}
+		w.dialer.set(func() { w.dialer.mangle = nil })
 		w.disconnect(c)
 	})
 }

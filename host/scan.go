@@ -18,7 +18,8 @@ func isCommandError(err error) bool {
 }
 
 // scan identifies the namespaces that are attached, into s.found. One that
-// cannot be used is left out with a warning.
+// cannot be used is left out with a warning; one that was known and fails only
+// for now stays as it was.
 func (s *session) scan(ctx context.Context) error {
 	found := make(map[uint32]*format)
 	if s.ctrl.cfg.discovery() || s.info.Identify.CNTRLTYPE == nvme.ControllerDiscovery {
@@ -37,6 +38,12 @@ func (s *session) scan(ctx context.Context) error {
 			// the session.
 			return err
 		case err != nil:
+			if ce, ok := errors.AsType[*CommandError](err); ok && !ce.Status.DNR() {
+				// It may be back at the next scan; until then it is what it was.
+				if n := s.ctrl.known(nsid); n != nil {
+					found[nsid] = n.format.Load()
+				}
+			}
 			s.ctrl.warn(fmt.Errorf("host: namespace %d of %s ignored: %w", nsid, s.ctrl.cfg.NQN, err))
 		case f != nil:
 			found[nsid] = f
@@ -102,6 +109,13 @@ func (s *session) identifyNamespace(ctx context.Context, nsid uint32) (*format, 
 		return nil, nil
 	}
 	return makeFormat(nsid, &id, ids, s.info.MaxData)
+}
+
+// known returns the namespace that the controller has, or nil.
+func (c *Controller) known(nsid uint32) *Namespace {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.namespaces[nsid]
 }
 
 // setNamespaces makes what s found the controller's namespaces.
