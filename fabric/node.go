@@ -183,6 +183,9 @@ func (n *Node) Counts() Counts {
 // and the one that makes them.
 func (n *Node) Workqueues() (del, connect *workqueue.Queue) { return n.delete, n.connect }
 
+// CMWorkqueue returns the workqueue of the connection manager's handlers.
+func (n *Node) CMWorkqueue() *workqueue.Queue { return n.cm.Workqueue() }
+
 // Close ends everything in order: the listeners stop and take leave of their
 // hosts, the queues are released, and then the workqueue, the connection
 // manager, the devices and the event loop end. Targets are closed before, so

@@ -85,6 +85,9 @@ func New(cfg Config) *CM {
 	return cm
 }
 
+// Workqueue returns what handlers run on.
+func (cm *CM) Workqueue() *workqueue.Queue { return cm.wq }
+
 // Close destroys the IDs that are left, listeners first, and then the CM's own
 // workqueue. Like [ID.Destroy] it waits: it must not be called from a handler,
 // on a device's loop, or while holding a lock that either of them takes.

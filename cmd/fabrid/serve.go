@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/fabric"
 	"github.com/fabrid/fabrid/nvme"
@@ -46,17 +45,26 @@ type serveFlags struct {
 	blockSize size
 
 	useSRQ       bool
+	srqSize      int
 	inline       size
 	maxQueueSize int
-	maxQueues    int
 	spin         time.Duration
+
+	maxQueues        int
+	maxQueuesPerHost int
+	memoryBudget     size
+	memoryPerHost    size
+	maxConnecting    int
+
+	adminSocket string
 }
 
 func (p *program) serveCommand() *cobra.Command {
 	f := serveFlags{
 		port: fabric.DefaultPort, udpPort: roce.Port,
 		size: 256 << 20, blockSize: bdev.DefaultBlockSize,
-		inline: rdma.DefaultInlineDataSize, maxQueueSize: rdma.DefaultMaxQueueSize, maxQueues: 1024,
+		srqSize: rdma.DefaultSRQSize, inline: rdma.DefaultInlineDataSize, maxQueueSize: rdma.DefaultMaxQueueSize,
+		maxQueues: 1024, memoryBudget: 1 << 30,
 	}
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -77,9 +85,15 @@ func (p *program) serveCommand() *cobra.Command {
 	flags.BoolVar(&f.null, "null", false, "a namespace that forgets what is written and reads as zeros")
 	flags.Var(&f.blockSize, "block-size", "logical block size, 512 or 4096")
 	flags.BoolVar(&f.useSRQ, "use-srq", false, "let the queues share their receives")
+	flags.Var(number{&f.srqSize, 16, 1<<15 - 1}, "srq-size", "receives that --use-srq has the I/O queues share, at each address")
 	flags.Var(&f.inline, "inline-data-size", "data that a write command may carry in its capsule, 0 for none")
 	flags.Var(number{&f.maxQueueSize, 2, 1<<16 - 1}, "max-queue-size", "largest I/O queue")
 	flags.Var(number{&f.maxQueues, 1, math.MaxInt32}, "max-queues", "queues that may exist at once, of all hosts; admin queues count")
+	flags.Var(number{&f.maxQueuesPerHost, 0, math.MaxInt32}, "max-queues-per-host", "queues that a host may have, by its address and adapter, 0 for no bound")
+	flags.Var(number{&f.maxConnecting, 0, math.MaxInt32}, "max-connecting", "queues that may exist without a successful Connect command, a quarter of it of one host\n(default a quarter of what --max-queues and --memory-budget have room for)")
+	flags.Var(&f.memoryBudget, "memory-budget", "memory for queues and their data, without the namespace, 0 for no bound;\nwith the program itself no more than 48 MiB above it is resident")
+	flags.Var(&f.memoryPerHost, "memory-per-host", "memory that the queues of a host may take, 0 for no bound")
+	flags.StringVar(&f.adminSocket, "admin-socket", "", "Unix socket, for the user alone, with /metrics, /debug/queues and /debug/workqueues\n(default none; curl --unix-socket PATH http://fabrid/metrics)")
 	flags.Var((*span)(&f.spin), "spin", spinUsage)
 	cmd.MarkFlagsMutuallyExclusive("file", "null")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -129,6 +143,8 @@ type server struct {
 	dev     bdev.Device
 	roce    []*fabric.RoCE
 	listens []*rdma.Listener
+	plan    plan
+	admin   *adminSocket // nil without
 }
 
 func (p *program) serve(ctx context.Context, f serveFlags) error {
@@ -169,16 +185,26 @@ func (p *program) serve(ctx context.Context, f serveFlags) error {
 
 // startServer makes a target and has it listen.
 func (p *program) startServer(f serveFlags) (s *server, what string, err error) {
+	pl, err := f.plan()
+	if err != nil {
+		return nil, "", err
+	}
 	dev, what, err := f.device()
 	if err != nil {
 		return nil, "", err
 	}
-	s = &server{dev: dev}
+	s = &server{dev: dev, plan: pl}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
+	if f.adminSocket != "" {
+		if s.admin, err = listenAdmin(f.adminSocket); err != nil {
+			return s, "", err
+		}
+	}
+	s.plan.apply()
 	s.target = target.New(target.Config{Events: targetEvents(p.log), LeaveTimeout: leaveInOrderTimeout / 3, CloseTimeout: leaveInOrderTimeout})
 	if s.sub, err = s.target.AddSubsystem(target.SubsystemConfig{NQN: f.nqn, AllowAnyHost: true, MaxQueueDepth: f.maxQueueSize}); err != nil {
 		return s, "", err
@@ -193,22 +219,30 @@ func (p *program) startServer(f serveFlags) (s *server, what string, err error) 
 	if err = port.Link(s.sub); err != nil {
 		return s, "", err
 	}
-	s.node, err = fabric.NewNode(fabric.Config{
-		Limits: admission.Config{Target: admission.Limits{Queues: f.maxQueues}}, CMEvents: cmEvents(p.log), Spin: f.spin,
-	})
-	if err != nil {
+	if s.node, err = fabric.NewNode(fabric.Config{Limits: s.plan.limits, CMEvents: cmEvents(p.log), Spin: f.spin}); err != nil {
 		return s, "", err
 	}
-	return s, what, s.listen(p, f, port)
+	if err = s.listen(p, f, port); err != nil {
+		return s, "", err
+	}
+	if s.admin != nil {
+		err = s.administer(f)
+	}
+	return s, what, err
+}
+
+// addresses returns where to listen.
+func (f *serveFlags) addresses() []string {
+	if len(f.addrs) == 0 {
+		return []string{"0.0.0.0", "::"}
+	}
+	return f.addrs
 }
 
 // listen opens a device at each address and listens there.
 func (s *server) listen(p *program, f serveFlags, port *target.Port) error {
-	addrs, everywhere := f.addrs, len(f.addrs) == 0
-	if everywhere {
-		addrs = []string{"0.0.0.0", "::"}
-	}
-	for _, text := range addrs {
+	everywhere := len(f.addrs) == 0
+	for _, text := range f.addresses() {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
 			return fmt.Errorf("--addr %q: want an IP address of this machine; 0.0.0.0 and :: stand for all", text)
@@ -234,14 +268,9 @@ func (s *server) listenAt(p *program, f serveFlags, port *target.Port, addr neti
 		return err
 	}
 	s.roce = append(s.roce, device)
-	inline := int(f.inline)
-	if inline == 0 {
-		inline = -1
-	}
-	l, err := device.Listen(rdma.Config{
-		Core: port, Addr: netip.AddrPortFrom(addr, f.port),
-		InlineDataSize: inline, MaxQueueSize: f.maxQueueSize, UseSRQ: f.useSRQ, Events: rdmaEvents(p.log),
-	})
+	cfg := s.plan.listener
+	cfg.Core, cfg.Addr, cfg.Events = port, netip.AddrPortFrom(addr, f.port), rdmaEvents(p.log)
+	l, err := device.Listen(cfg)
 	if err != nil {
 		return err
 	}
@@ -295,6 +324,9 @@ func (s *server) stop() error {
 	case err := <-done:
 		return err
 	case <-time.After(exitTimeout):
+		if s.admin != nil {
+			_ = removeIf(s.admin.path, s.admin.file) // close has not come to it
+		}
 		return fmt.Errorf("shutdown is not done after %v", exitTimeout)
 	}
 }
@@ -317,6 +349,10 @@ func (s *server) stopInOrder() error {
 		// Hosts that do not answer have been left without a word by now.
 		errs = append(errs, s.target.Close())
 	}
+	if s.admin != nil {
+		errs = append(errs, s.admin.close()) // so late that what hangs could be seen
+	}
+	s.plan.undo()
 	return errors.Join(append(errs, s.dev.Close())...)
 }
 
