@@ -181,7 +181,7 @@ func (w *world) setLink(p *peer, drop func(n int, b []byte) bool) error {
 // fillBudget takes all that the budget has left.
 func (w *world) fillBudget() {
 	port := w.node.Budget().NewPort(admission.Limits{})
-	for {
+	for range w.limits.Target.Queues {
 		g := new(admission.Grant)
 		if port.Take(g, admission.Host{Addr: targetAddr}, 1) != nil {
 			return
