@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
-	"github.com/fabrid/fabrid/transport/rdma"
 	"github.com/fabrid/fabrid/verbs/roce"
 )
 
@@ -227,51 +226,5 @@ func TestCollectorsLint(t *testing.T) {
 	}
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
-	}
-}
-
-func TestPlan(t *testing.T) {
-	const mib = 1 << 20
-	flags := func(mod func(*serveFlags)) serveFlags {
-		f := serveFlags{addrs: []string{"192.0.2.1"}, inline: 4096, maxQueueSize: 128, srqSize: 1024, maxQueues: 1024, memoryBudget: 256 * mib}
-		mod(&f)
-		return f
-	}
-	for _, c := range []struct {
-		name string
-		mod  func(*serveFlags)
-		pool int64
-		err  string
-	}{
-		{"a quarter for data", func(*serveFlags) {}, 64 * mib, ""},
-		{"for each address its part", func(f *serveFlags) { f.addrs = nil }, 32 * mib, ""},
-		{"no more than the default", func(f *serveFlags) { f.memoryBudget = 1 << 34 }, rdma.DefaultPoolSize, ""},
-		{"shared receives", func(f *serveFlags) { f.useSRQ = true }, 64 * mib, ""},
-		{"no in-capsule data", func(f *serveFlags) { f.inline = 0 }, 64 * mib, ""},
-		{"too little", func(f *serveFlags) { f.memoryBudget = 4 * mib }, 0, "--memory-budget 4 MiB is too little for 1 addresses"},
-		{"too little for a host", func(f *serveFlags) { f.memoryPerHost = 4096 }, 0, "--memory-per-host 4 KiB is too little"},
-		{"more than there is", func(f *serveFlags) { f.memoryBudget = 1 << 63 }, 0, "a budget of 9223372036854775808 bytes"},
-		{"no bound", func(f *serveFlags) { f.memoryBudget = 0 }, 0, ""},
-	} {
-		f := flags(c.mod)
-		p, err := f.plan()
-		if err != nil || c.err != "" {
-			if err == nil || !strings.Contains(err.Error(), c.err) {
-				t.Errorf("%s: %v, want %s", c.name, err, c.err)
-			}
-			continue
-		}
-		n, listeners := p.listener.Needs(), int64(len(f.addresses()))
-		if p.listener.PoolSize != c.pool {
-			t.Errorf("%s: pools of %d, want %d", c.name, p.listener.PoolSize, c.pool)
-		}
-		l := p.limits.Target
-		if budget := int64(f.memoryBudget); budget > 0 && l.Bytes+listeners*(c.pool+n.SharedReceives) != budget {
-			t.Errorf("%s: %d for queues, %d for buffers, %d shared, of %d", c.name, l.Bytes, listeners*c.pool, listeners*n.SharedReceives, budget)
-		}
-		// Queues that nobody stands behind leave room for those of others.
-		if l.Connecting > l.Queues/4 || l.Bytes > 0 && int64(l.Connecting)*n.IOQueue > l.Bytes/4 || p.limits.Host.Connecting > l.Connecting/2 {
-			t.Errorf("%s: connecting %d, of a host %d, of %+v", c.name, l.Connecting, p.limits.Host.Connecting, l)
-		}
 	}
 }
