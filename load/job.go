@@ -19,8 +19,9 @@ type jobEnded struct{} // completed on the shard of the job's queue
 type phase uint8
 
 const (
-	measuring phase = iota
-	verifying       // reads back what it has written
+	laying    phase = iota // writes everything that it is going to read and check
+	measuring
+	verifying // reads back what it has written
 	over
 )
 
@@ -40,6 +41,7 @@ type job struct {
 	outstanding int
 	limited     bool
 	left        uint64        // commands to submit, if limited
+	began       time.Duration // of the measurement, since the start of the run
 	elapsed     time.Duration // of the measurement, once that has ended
 
 	slots       []slot
@@ -103,11 +105,19 @@ func newJob(r *run, q *host.Queue, number, first, blocks uint64) *job {
 
 // begin submits the first commands. It runs on the shard, once.
 func (j *job) begin() {
+	if !j.run.lays() {
+		j.phase = measuring
+	}
+	j.issueAll()
+	j.settle()
+}
+
+// issueAll submits commands in all slots, which are free.
+func (j *job) issueAll() {
 	now := time.Since(j.run.start)
 	for i := range j.slots {
 		j.issue(&j.slots[i], now)
 	}
-	j.settle()
 }
 
 // issue submits another command in a slot that is free, unless there is none to
@@ -136,8 +146,17 @@ func (j *job) choose(s *slot, now time.Duration) bool {
 		return false
 	}
 	switch j.phase {
+	case laying:
+		if j.cursor == j.blocks {
+			return false
+		}
+		s.io.Op, s.block = nvme.IOWrite, j.cursor
+		j.cursor++
+		s.stamp = j.verify.take(s.block).next()
+		j.verify.write(s.block, s.stamp, s.io.Data)
+		return true
 	case measuring:
-		if j.limited && j.left == 0 || r.cfg.Runtime > 0 && now >= r.cfg.Runtime {
+		if j.limited && j.left == 0 || r.cfg.Runtime > 0 && now-j.began >= r.cfg.Runtime {
 			return false
 		}
 		j.left--
@@ -218,15 +237,19 @@ func (j *job) fail(err error) {
 // settle goes on to the next phase when nothing is outstanding.
 func (j *job) settle() {
 	for j.outstanding == 0 && j.phase != over {
-		if j.phase == measuring {
-			j.elapsed = time.Since(j.run.start)
-		}
-		j.phase++
-		if j.phase == verifying && j.verify != nil {
-			j.cursor = 0
-			for i := range j.slots {
-				j.issue(&j.slots[i], 0)
+		now := time.Since(j.run.start)
+		j.cursor = 0
+		switch j.phase {
+		case laying:
+			j.phase, j.began = measuring, now
+			j.issueAll()
+		case measuring:
+			j.phase, j.elapsed = verifying, now-j.began
+			if j.verify != nil && !j.run.lays() { // what it has laid it has checked as it read
+				j.issueAll()
 			}
+		default:
+			j.phase = over
 		}
 	}
 	if j.phase == over {

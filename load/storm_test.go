@@ -300,7 +300,7 @@ func TestStormRefused(t *testing.T) {
 			want: load.StormCount{Step: "Connect of the admin queue", Status: 0x182, What: nvme.Status(0x182).FabricsName()},
 		},
 		"receives": {
-			mod:  func(c *rdma.Config) { c.UseSRQ, c.SRQSize = true, 8 },
+			mod:  func(c *rdma.Config) { c.UseSRQ, c.SRQSize = true, 3 },
 			cfg:  func(c *load.StormConfig) { c.Queues = 4 },
 			want: load.StormCount{Step: "connection of an I/O queue", Reason: 28, Status: 6, What: "no resources"},
 		},

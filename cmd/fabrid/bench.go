@@ -61,7 +61,7 @@ func (p *program) benchCommand() *cobra.Command {
 	flags.Var(&f.size, "size", "use so much of the namespace, from its beginning (default all); more than there is, is all")
 	flags.Uint32Var(&f.nsid, "nsid", 1, "namespace")
 	flags.Uint64Var(&f.seed, "seed", 0, "make the same choices as another run with that seed")
-	flags.BoolVar(&f.verify, "verify", false, "write blocks with headers and checksums, and check what is read")
+	flags.BoolVar(&f.verify, "verify", false, "write blocks with headers and checksums, and check what is read; before patterns that only read, write all of them")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON")
 	flags.BoolVar(&f.noProgress, "no-progress", false, "no line of progress on a terminal")
 	return cmd
