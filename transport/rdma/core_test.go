@@ -17,8 +17,9 @@ type coreMu struct{}
 type testCore struct {
 	openErr error
 	removed bool
-	lend    int // segments that reads lend; 0: reads reserve
-	size    int // bytes of the namespace, one for each queue
+	lend    int  // segments that reads lend; 0: reads reserve
+	size    int  // bytes of the namespace, one for each queue
+	forget  bool // keeps no list of queues
 
 	// hold says which commands stay with the core, on the shard.
 	hold func(c nvme.Command) bool
@@ -37,6 +38,9 @@ func (c *testCore) Open(f transport.Fabric, p transport.QueueParam) (transport.Q
 		return nil, c.openErr
 	}
 	q := &testQueue{core: c, f: f, p: p, state: make([]uint8, p.Depth), store: make([]byte, c.size), quiet: make(chan struct{}), downed: make(chan struct{})}
+	if c.forget {
+		return q, nil
+	}
 	c.mu.Lock()
 	c.queues = append(c.queues, q)
 	c.mu.Unlock()

@@ -55,6 +55,7 @@ type Listener struct {
 	freed   bool                               // what the queues shared is given back
 	mrs     int64                              // regions of queues' own memory
 
+	spares  spares
 	freeing freeing
 }
 

@@ -1,20 +1,13 @@
 package rdma
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/fabrid/fabrid/admission"
 	"github.com/fabrid/fabrid/nvme"
-	"github.com/fabrid/fabrid/rdmacm"
-	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
-	"github.com/fabrid/fabrid/verbs/roce"
-	"github.com/fabrid/fabrid/workqueue"
 )
 
 // A pressure is I/O over RoCEv2 on many queues that share one SRQ: half of the
@@ -33,53 +26,14 @@ const keepAlive = 5 * time.Second
 // run fails the test if any queue goes down, a command fails, or a Keep Alive is
 // late.
 func (p pressure) run(t *testing.T) {
-	network := byte(43 + p.controllers)
-	open := func(last byte) (*roce.Device, *shard.Shard) {
-		s, err := shard.New(shard.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := roce.Open(roce.Config{Shard: s, Addr: netip.AddrFrom4([4]byte{127, network, 0, last})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d, s
-	}
-	hostDev, hostShard := open(1)
-	dev, targetShard := open(2)
-	cm := rdmacm.New(rdmacm.Config{})
 	core := newTestCore()
 	core.size = p.readSize + 4096
-	gate := &transport.Gate{
-		Queues: new(transport.Queues), Delete: workqueue.New(workqueue.Config{Name: "delete"}),
-		Connect: workqueue.New(workqueue.Config{Name: "connect"}), Budget: admission.New(admission.Config{}).NewPort(admission.Limits{}),
-	}
-	l, err := Listen(Config{
-		CM: cm, Provider: dev, Addr: netip.AddrPortFrom(dev.Addr().Addr(), 4420), Shards: []*shard.Shard{targetShard},
-		Core: core, Gate: gate, UseSRQ: true, SRQSize: p.srqSize,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := NewDialer(DialerConfig{CM: cm, Provider: hostDev, Shards: []*shard.Shard{hostShard}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := errors.Join(l.Shutdown(wctx(t)), cm.Close(), hostDev.Close(), dev.Close(), hostShard.Close(), targetShard.Close()); err != nil {
-			t.Error(err)
-		}
-		gate.Delete.Destroy()
-		gate.Connect.Destroy()
-	}()
+	n := newRoCEPair(t, core, func(c *Config) { c.UseSRQ, c.SRQSize = true, p.srqSize })
 	dial := func(qid uint16, depth int) transport.HostQueue {
 		t.Helper()
-		h := transport.HostQueueParam{Remote: l.Addr(), QID: qid, Depth: depth, MaxData: 1 << 20}
+		h := n.param(qid, depth)
 		h.Down = func(cause error) { t.Errorf("queue %d: %v", qid, cause) }
-		if qid != 0 {
-			h.InCapsule, h.CNTLID = 4096, 1
-		}
-		q, err := d.Dial(wctx(t), h)
+		q, err := n.d.Dial(wctx(t), h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,11 +59,9 @@ func (p pressure) run(t *testing.T) {
 		for i, a := range admins {
 			r := newReq(func(cmd nvme.Command) { cmd.SetOpcode(uint8(nvme.AdminKeepAlive)) }, nil)
 			sent := time.Now()
-			if err := a.Shard().Run(func() { err = a.Submit(&r.HostRequest) }); err != nil {
-				t.Fatal(err)
-			}
-			if err != nil {
-				t.Fatal(err)
+			var err error
+			if runErr := a.Shard().Run(func() { err = a.Submit(&r.HostRequest) }); runErr != nil || err != nil {
+				t.Fatal(runErr, err)
 			}
 			select {
 			case <-r.done:
@@ -131,10 +83,10 @@ func (p pressure) run(t *testing.T) {
 			t.Error(x.err)
 		}
 	}
-	s := dev.Stats()
+	s := n.dev.Stats()
 	t.Logf("%d commands; the slowest Keep Alive took %v; %d RNR NAKs, %d retransmits", commands.Load(), late, s.RNRsSent, s.Retransmits)
-	if n := l.Stats().Queues; n != len(loads)+len(admins) {
-		t.Errorf("%d queues of %d", n, len(loads)+len(admins))
+	if got := n.l.Stats().Queues; got != len(loads)+len(admins) {
+		t.Errorf("%d queues of %d", got, len(loads)+len(admins))
 	}
 	for _, x := range loads {
 		x.q.Disconnect()

@@ -56,7 +56,7 @@ type queue struct {
 	core    transport.Queue
 	cq      verbs.CQ
 	qp      verbs.QP
-	mem     memory
+	body    *body
 	reqs    []request
 	free    requestList
 	failed  requestList
@@ -196,32 +196,34 @@ func (q *queue) usesSRQ() bool { return q.v.srq != nil && q.qid != 0 }
 
 // allocate makes what needs no shard.
 func (q *queue) allocate() error {
-	capsule := q.l.cfg.capsuleSize(q.qid)
+	sh := shape{q.depth, q.l.cfg.capsuleSize(q.qid)}
 	if q.usesSRQ() {
-		capsule = 0
+		sh.capsule = 0
 	}
-	var err error
-	if q.mem, err = newMemory(q.l.pd, q.depth*(capsule+nvme.CompletionSize)); err != nil {
-		return err
+	b := q.l.spares.take(sh)
+	if b == nil {
+		var err error
+		if b, err = q.l.newBody(sh); err != nil {
+			return err
+		}
+		q.l.countMRs(b.mem.registered())
 	}
-	q.l.countMRs(q.mem.registered())
-	cqes := q.mem.buf[q.depth*capsule:]
-	q.reqs = make([]request, q.depth)
-	chunks := maxChunks(q.l.cfg.MaxData)
+	q.body = b
+	cqes := b.mem.buf[q.depth*sh.capsule:]
+	q.reqs = b.reqs
 	for i := range q.reqs {
 		r := &q.reqs[i]
-		r.init(q, i, cqes[i*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize], chunks)
+		r.init(q, i, cqes[i*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize])
 		q.free.push(r)
 	}
-	q.rx.batch = make([]*transport.Request, 0, q.depth)
+	q.rx.batch = b.batch
 	if q.usesSRQ() {
-		q.rx.shared = q.v.srq
-		q.rx.shelf.init(q.depth)
+		q.rx.shared, q.rx.shelf = q.v.srq, b.shelf
 		return nil
 	}
-	q.rx.own = make([]receive, q.depth)
+	q.rx.own = b.own
 	for i := range q.rx.own {
-		q.rx.own[i].init(i, q.mem.buf[i*capsule:(i+1)*capsule], q.mem.lkey)
+		q.rx.own[i].init(i, b.mem.buf[i*sh.capsule:(i+1)*sh.capsule], b.mem.lkey)
 		q.rx.repost.push(&q.rx.own[i])
 	}
 	return nil
@@ -469,7 +471,7 @@ func (q *queue) force() {
 // which come home when they are completed. It waits for the shard as long as
 // that takes: until the queue pair is destroyed there, packets may go to the
 // queue's memory.
-func (q *queue) Free(int) {
+func (q *queue) Free(orphans int) {
 	// The connection first: the provider has the queue pair until then.
 	_ = q.id.Destroy()
 	_ = q.v.shard.Run(func() {
@@ -481,8 +483,7 @@ func (q *queue) Free(int) {
 			_ = q.cq.Destroy()
 		}
 	})
-	q.l.countMRs(-q.mem.registered())
-	_ = q.mem.free()
+	q.giveUpBody(orphans)
 	q.v.unreserveShared(q)
 	q.l.remove(q)
 }

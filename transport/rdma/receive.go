@@ -62,7 +62,7 @@ type receiver struct {
 	own     []receive       // empty if the receives are shared
 	shared  *sharedReceives // nil if they are not
 	inPlace int             // shared receives that hold capsules of the queue
-	shelf   shelf           // where others have gone
+	shelf   *shelf          // where others have gone
 	posted  int             // own receives that the provider has
 	repost  receiveList     // own receives to be posted at the end of the round
 	parked  receiveList     // capsules that wait for the queue to be live, or for a request

@@ -58,12 +58,10 @@ type pull struct {
 	err      error
 }
 
-func (r *request) init(q *queue, index int, cqe []byte, maxChunks int) {
+// init makes a request one of q's. The memory of its lists it has already.
+func (r *request) init(q *queue, index int, cqe []byte) {
+	*r = request{queue: q, chunks: r.chunks[:0], segs: r.segs[:0], cqe: verbs.SGE{Buf: cqe, LKey: q.body.mem.lkey}}
 	r.Index = index
-	r.queue = q
-	r.chunks = make([]chunk, 0, maxChunks)
-	r.segs = make([][]byte, 0, maxChunks)
-	r.cqe = verbs.SGE{Buf: cqe, LKey: q.mem.lkey}
 }
 
 // begin makes a free request that of the command in rc.

@@ -155,10 +155,9 @@ const slotFootprint = nvme.CommandSize + 128
 // come.
 const slotsPer = 2
 
-func (sh *shelf) init(depth int) {
+func newShelf(depth int) *shelf {
 	n := slotsPer * depth
-	sh.slots = make([]receive, n)
-	sh.chunks = make([]chunk, n)
+	sh := &shelf{slots: make([]receive, n), chunks: make([]chunk, n)}
 	buf := make([]byte, n*nvme.CommandSize)
 	for i := range sh.slots {
 		rc := &sh.slots[i]
@@ -166,6 +165,7 @@ func (sh *shelf) init(depth int) {
 		rc.shelf, rc.chunks = sh, sh.chunks[i:i:i+1]
 		sh.free.push(rc)
 	}
+	return sh
 }
 
 // shelve has a capsule leave its shared receive, if it can, and returns where it
