@@ -125,6 +125,9 @@ func (w *world) close() {
 	if s := w.d.Stats(); s != (DialerStats{}) {
 		w.Errorf("the dialer holds %+v", s)
 	}
+	if n := w.cm.Len(); n != 0 {
+		w.Errorf("%d IDs are left", n)
+	}
 	check("close CM", w.hostCM.Close())
 	check("close CM", w.cm.Close())
 	for _, s := range append(w.hostShards, w.shards...) {
