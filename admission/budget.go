@@ -24,6 +24,8 @@ type Budget struct {
 	most  Usage // of each resource, what there was at most
 	hosts map[Host]*host
 	line  line
+
+	orphaned int64 // of total's bytes: see Grant.Orphan
 }
 
 // New returns a budget with nothing charged to it.
@@ -48,13 +50,16 @@ type Stats struct {
 	Used   Usage  `json:"used"`
 	Most   Usage  `json:"most"`
 	Hosts  int    `json:"hosts"` // that are charged something or wait
+	// OrphanedBytes is what of the bytes is of queues that are gone, while storage
+	// still has requests of theirs.
+	OrphanedBytes int64 `json:"orphaned_bytes"`
 }
 
 // Stats returns what is charged to the whole budget.
 func (b *Budget) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Stats{Limits: b.cfg.Target, Used: b.total.usage(), Most: b.most, Hosts: len(b.hosts)}
+	return Stats{Limits: b.cfg.Target, Used: b.total.usage(), Most: b.most, Hosts: len(b.hosts), OrphanedBytes: b.orphaned}
 }
 
 // Used returns what is charged to the port.

@@ -330,6 +330,40 @@ func TestReservedPassTheConnectingCap(t *testing.T) {
 
 // Whatever is done, what is charged is what is held, the bounds hold, whoever
 // can be let in is, and at the end nothing is left.
+// Of a queue that is gone its bytes may stay charged, and nothing else.
+func TestOrphan(t *testing.T) {
+	b := New(Config{Target: Limits{Queues: 3, Bytes: 100}})
+	p := b.NewPort(Limits{})
+	var admin, next Grant
+	if err := p.Wait(&admin, hostN(1), 30, 40, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	admin.Ready()
+	in := false
+	if err := p.Wait(&next, hostN(2), 30, 40, func() { in = true }); err != nil {
+		t.Fatal(err)
+	}
+	next.Ready()
+	admin.Orphan()
+	if s := b.Stats(); !in || s.OrphanedBytes != 30 || s.Used != (Usage{Queues: 2, Bytes: 100, Connecting: 1, Reserved: 1}) {
+		t.Errorf("another is in: %v; %+v", in, s)
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("orphaned twice")
+			}
+		}()
+		admin.Orphan()
+	}()
+	admin.Return()
+	next.Return()
+	if n := b.Stats().OrphanedBytes; n != 0 {
+		t.Errorf("%d bytes are orphaned", n)
+	}
+	empty(t, b)
+}
+
 func TestAny(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := Config{

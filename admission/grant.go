@@ -12,6 +12,7 @@ type Grant struct {
 	bytes int64
 
 	connecting bool   // counts as such
+	orphaned   bool   // its queue is gone, but not all of its memory
 	admin      bool   // waited, or waits
 	from       *Grant // of an I/O queue: the admin queue that had reserved it, or nil
 
@@ -73,6 +74,9 @@ func (g *Grant) abandonLocked(s grantState) {
 
 // whole is what g is charged, or wants to be.
 func (g *Grant) whole() charge {
+	if g.orphaned {
+		return charge{Bytes: g.bytes}
+	}
 	return charge{Queues: 1 + int64(g.left), Bytes: g.bytes + int64(g.left)*g.each, Connecting: 1}
 }
 
@@ -207,10 +211,35 @@ func (g *Grant) Return() {
 		c[Connecting] = 0
 	}
 	g.port.chargeLocked(g.host, c.negative(), -g.left)
-	if g.admin {
+	switch {
+	case g.orphaned:
+		b.orphaned -= g.bytes
+	case g.admin:
 		g.host.admins.remove(g)
 	}
 	g.abandonLocked(spent)
+	in := b.serveLocked()
+	b.mu.Unlock()
+	tell(in)
+}
+
+// Orphan gives back all of the charge but the queue's own bytes: the queue is
+// gone, but requests of it that storage has not answered still use its memory.
+// Return follows when it has.
+func (g *Grant) Orphan() {
+	b := g.lock("orphan")
+	g.mustLocked(b, "orphan", g.state == holds && !g.orphaned)
+	c := g.whole()
+	if !g.connecting {
+		c[Connecting] = 0
+	}
+	c[Bytes] -= g.bytes
+	g.port.chargeLocked(g.host, c.negative(), -g.left)
+	if g.admin {
+		g.host.admins.remove(g)
+	}
+	g.left, g.connecting, g.orphaned = 0, false, true
+	b.orphaned += g.bytes
 	in := b.serveLocked()
 	b.mu.Unlock()
 	tell(in)

@@ -103,7 +103,7 @@ func (g *Grant) Settle(admin *Grant) {
 	var in *Grant
 	if from := g.from; from != admin && admin.state == holds && admin.port == g.port && admin.left > 0 {
 		admin.giveLocked(1)
-		if from != nil && from.state == holds {
+		if from != nil && from.state == holds && !from.orphaned {
 			from.reserveLocked() // if it is for more than admin's, there may be no room
 		}
 		g.from = admin

@@ -222,6 +222,7 @@ func (q *queue) settle() {
 			q.ctrl.detach(q)
 		}
 		q.idle.Complete()
+		q.param.Life.Settled()
 	}
 }
 

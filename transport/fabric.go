@@ -88,7 +88,8 @@ type Queue interface {
 	Quiesce(deadline time.Time) (orphans int)
 
 	// Destroy forgets the queue. It is called once, after Quiesce, on the delete
-	// workqueue. Requests that were orphaned are completed later nevertheless.
+	// workqueue. Requests that were orphaned are completed later nevertheless;
+	// with the last of them the core calls [Life.Settled].
 	Destroy()
 }
 

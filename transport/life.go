@@ -108,6 +108,9 @@ type Life struct {
 	cause error     // guarded by mu: why it leaves
 	queue Queue     // guarded by mu
 
+	settled  bool // guarded by mu: the core holds no request any more
+	orphaned bool // guarded by mu: it does, and the queue is gone
+
 	prev, next *Life // guarded by Queues.mu
 }
 
@@ -202,7 +205,39 @@ func (l *Life) runRelease() {
 	l.stepTo("free")
 	l.cfg.Queue.Free(orphans) // 3. queue pair, connection, memory
 	l.move(Freed, nil)
+	if orphans > 0 && !l.isSettled() {
+		l.grant.Orphan() // 4. its place is free, its memory is not
+		l.mu.Lock()
+		l.orphaned = !l.settled
+		orphaned := l.orphaned
+		l.mu.Unlock()
+		if orphaned {
+			return
+		}
+	}
 	l.grant.Return() // 4. last: only now may another take its place
+}
+
+func (l *Life) isSettled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settled
+}
+
+// Settled is the core's word, once the queue is down, that it holds no request of
+// the queue any more. If the queue was released before, its bytes have stayed
+// charged until now. It does not block, and further calls do nothing.
+func (l *Life) Settled() {
+	if !l.charged() {
+		return
+	}
+	l.mu.Lock()
+	orphaned := l.orphaned
+	l.settled, l.orphaned = true, false
+	l.mu.Unlock()
+	if orphaned {
+		l.grant.Return()
+	}
 }
 
 func (l *Life) stepTo(step string) {

@@ -172,6 +172,23 @@ func TestReleaseStepsInOrder(t *testing.T) {
 	if err := s.life.Cause(); err == nil || err.Error() != "cable" {
 		t.Errorf("cause %v", err)
 	}
+	if b := s.budget.Stats(); b.Used.Queues != 0 || b.Used.Bytes == 0 || b.OrphanedBytes != b.Used.Bytes {
+		t.Errorf("with 3 orphans %+v is charged", b)
+	}
+	s.life.Settled()
+	s.life.Settled() // once is enough
+	s.over(t)
+}
+
+// Whichever comes first, what the core says last or the end of the release, the
+// charge is returned once.
+func TestOrphansSettleDuringRelease(t *testing.T) {
+	s := newScene(t, LifeConfig{})
+	s.orphans = 1
+	s.onQuiesce = func(time.Time) { s.life.Settled() }
+	s.life.SetQueue(coreQueue{s})
+	s.life.BeginRelease(nil)
+	s.delete.Flush()
 	s.over(t)
 }
 

@@ -207,6 +207,7 @@ func (q *Queue) Sent(r *transport.Request) {
 func (q *Queue) checkIdle() {
 	if q.downs > 0 && q.sent == q.received {
 		q.idle.Complete()
+		q.param.Life.Settled()
 	}
 }
 
