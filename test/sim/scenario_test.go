@@ -27,6 +27,9 @@ func TestScenarios(t *testing.T) {
 	}
 	for _, name := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txt"), func(t *testing.T) {
+			if testing.Short() && strings.Contains(name, "herd-p") {
+				t.Skip("short: herd-restart is a herd, too")
+			}
 			t.Parallel()
 			b, err := os.ReadFile(name)
 			if err != nil {
@@ -69,6 +72,10 @@ func (c *worldConfig) describe(text string) error {
 	var d string
 	if scan(text, "T has room for %d queues, %d of which may be connecting", &n, &m) {
 		c.limits = admission.Config{Target: admission.Limits{Queues: n, Connecting: m}}
+		return nil
+	}
+	if scan(text, "T has room for %d KiB", &n) {
+		c.limits = admission.Config{Target: admission.Limits{Bytes: int64(n) << 10}}
 		return nil
 	}
 	if scan(text, "packets take %s and of a thousand %d are lost", &d, &n) {

@@ -228,6 +228,33 @@ func init() {
 			}
 		}
 	})
+	onHost(`comes, reads 4 KiB and hangs up, every (\S+), until it is refused, which takes (\d+) to (\d+) times`, func(p *peer, m []string) error {
+		d, err := dur(m[2])
+		if err != nil {
+			return err
+		}
+		least, _ := strconv.Atoi(m[3])
+		most, _ := strconv.Atoi(m[4])
+		for n := range most + 1 {
+			if _, err := p.dial(0); err != nil {
+				return err
+			}
+			if err := p.byQID[0].waitDialed(commandTime); err != nil {
+				if n < least {
+					return fmt.Errorf("the %d. time: %w", n+1, err)
+				}
+				return nil
+			}
+			if err := errors.Join(p.connectAdmin(), p.connectIO()); err != nil {
+				return err
+			}
+			p.io(nvme.IORead, 0, 4096)
+			time.Sleep(10 * time.Millisecond)
+			p.hangUp()
+			time.Sleep(d)
+		}
+		return errUnexpected
+	})
 	onHost(`hangs up`, func(p *peer, _ []string) error { p.hangUp(); return nil })
 	onHost(`vanishes`, func(p *peer, _ []string) error { p.vanish(); return nil })
 	onHost(`dials with a queue pair that cannot be used`, func(p *peer, _ []string) error {

@@ -236,8 +236,10 @@ func (w *world) left(orphans int) string {
 	note("buffers too many", c.Buffers-orphans)
 	note("queue pairs", c.QPs)
 	note("queues charged", c.Admitted-len(w.filled))
-	if orphans == 0 {
-		note("bytes charged", int(c.AdmittedBytes)-len(w.filled))
+	stats := w.node.Budget().Stats()
+	note("bytes charged", int(c.AdmittedBytes-stats.OrphanedBytes)-len(w.filled))
+	if (stats.OrphanedBytes > 0) != (orphans > 0) {
+		all = append(all, fmt.Sprintf("%d bytes charged as orphaned", stats.OrphanedBytes))
 	}
 	note("queues charged as connecting", used.Connecting)
 	note("queues charged as waiting", used.Waiting)
