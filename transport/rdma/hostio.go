@@ -89,6 +89,17 @@ func (q *hostQueue) Submit(r *transport.HostRequest) error {
 	case dir == nvme.HostToController && len(r.Data) <= q.p.InCapsule:
 		cmd.SetSGL(nvme.SGL{Type: nvme.SGLOffset, Length: uint32(len(r.Data))})
 	default:
+		if s.mr == nil {
+			// With the first command that needs it: many queues never use all of
+			// their slots, and each region is a wait for the shard at the end.
+			mr, err := q.pd.AllocMR(q.p.MaxData)
+			if err != nil {
+				q.free.push(s)
+				return fmt.Errorf("rdma: submit %v: memory region of %d bytes: %w", cmd, q.p.MaxData, err)
+			}
+			s.mr = mr
+			q.d.mrs.Add(1)
+		}
 		// The key differs from the one before, so that a target that still uses
 		// that one is refused.
 		s.rkey = s.mr.RKey()&^0xff | uint32(uint8(s.rkey+1))

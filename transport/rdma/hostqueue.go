@@ -106,10 +106,6 @@ func (q *hostQueue) allocate() error {
 		s.index = i
 		s.capsule = capsules[i*capsule : (i+1)*capsule : (i+1)*capsule]
 		s.recv[0] = verbs.SGE{Buf: q.mem.buf[i*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize], LKey: q.mem.lkey}
-		if s.mr, err = q.pd.AllocMR(q.p.MaxData); err != nil {
-			return fmt.Errorf("memory region %d of %d bytes: %w", i, q.p.MaxData, err)
-		}
-		q.d.mrs.Add(1)
 		q.free.push(s)
 	}
 	q.repost = make([]int, 0, q.p.Depth)
