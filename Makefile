@@ -50,11 +50,7 @@ cross:
 
 # Every Fuzz function for FUZZTIME. What they find is a file in testdata/fuzz.
 fuzz:
-	@set -e; git grep -lE '^func Fuzz' -- '*_test.go' | while read -r file; do \
-	  sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r name; do \
-	    echo "$(GO) test -run '^$$' -fuzz ^$$name\$$ -fuzztime $(FUZZTIME) ./$$(dirname $$file)"; \
-	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
-	  done; done
+	test/fuzz $(FUZZTIME)
 
 # fabrid beside bare UDP, each end on a core of its own. Keep the machine quiet.
 bench:
@@ -64,7 +60,7 @@ bench:
 interop:
 	test/interop/run
 
-# A virtual day of hosts that come and go, through loss and restarts.
+# A virtual day of hosts that come and go, through loss and restarts, and any two causes of a queue's end at once.
 .PHONY: soak
 soak:
-	$(GO) test -run TestScenarios/reconnect -timeout 2h -v ./test/sim -soak
+	$(GO) test -run 'TestTwoCauses|TestScenarios' -timeout 2h ./test/sim -soak
