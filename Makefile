@@ -4,10 +4,10 @@ FUZZTIME ?= 1m
 TESTTIME ?= 3m
 
 # Tags that hide files from a plain build, and the directories that have such files.
-TAGS = interop lockdep
+TAGS = interop lockdep soak
 tagged = $$(git grep -lE "^//go:build .*\b$$tag\b" -- '*.go' | xargs -n1 dirname | sort -u | sed 's|^|./|')
 
-.PHONY: all build check fmt vet staticcheck tidy test race lockdep cross fuzz bench interop
+.PHONY: all build check fmt vet staticcheck tidy test race lockdep cross fuzz bench interop soak
 
 all: build
 
