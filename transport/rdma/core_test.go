@@ -226,6 +226,7 @@ func (q *testQueue) checkQuiet() {
 	}
 	q.isQuiet = true
 	close(q.quiet)
+	q.p.Life.Settled()
 }
 
 func (q *testQueue) Quiesce(deadline time.Time) int {
