@@ -124,6 +124,14 @@ func (p *peer) close() error {
 	return errors.Join(append(errs, p.pd.Dealloc(), p.dev.Close(), p.shard.Close())...)
 }
 
+// queue returns the queue of a QID; one that has never been is over.
+func (p *peer) queue(qid uint16) *peerQueue {
+	if q := p.byQID[qid]; q != nil {
+		return q
+	}
+	return &peerQueue{p: p, qid: qid, over: true, why: errLeft, dialed: make(chan struct{})}
+}
+
 // held is how many queues the peer still has.
 func (p *peer) held() (n int) {
 	p.run(func() { n = len(p.queues) })
@@ -385,7 +393,7 @@ func enabled() nvme.CC {
 // connectAdmin brings the admin queue, which is dialed, to where I/O queues may
 // come.
 func (p *peer) connectAdmin() error {
-	q := p.byQID[0]
+	q := p.queue(0)
 	if err := q.waitDialed(commandTime); err != nil {
 		return err
 	}
@@ -406,7 +414,7 @@ func (q *peerQueue) setCC(cc nvme.CC) *ioCommand {
 
 // connectIO makes an I/O queue.
 func (p *peer) connectIO() error {
-	if err := p.byQID[0].send(func(c nvme.Command) {
+	if err := p.queue(0).send(func(c nvme.Command) {
 		c.PutSetFeatures(nvme.FeaturesCommand{FID: nvme.FeatureNumberOfQueues, CDW11: uint32(nvme.MakeNumberOfQueues(0))})
 	}).wait(); err != nil {
 		return fmt.Errorf("set features: %w", err)
@@ -424,7 +432,7 @@ func (p *peer) connectIO() error {
 // io sends a command that moves n bytes to or from the disk, at a place of the
 // nth command's own.
 func (p *peer) io(op nvme.IOOpcode, nth, n int) *ioCommand {
-	return p.byQID[1].send(func(c nvme.Command) {
+	return p.queue(1).send(func(c nvme.Command) {
 		c.PutIO(op, 1, uint64(nth*n/blockSize), uint16(n/blockSize-1), 0)
 		c.SetSGL(nvme.SGL{Type: nvme.SGLKeyed, Address: hostIOVA + uint64(nth*n), Length: uint32(n), Key: p.rkey})
 	})

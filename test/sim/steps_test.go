@@ -143,13 +143,13 @@ func init() {
 	})
 
 	onHost(`dials`, func(p *peer, _ []string) error { _, err := p.dial(0); return err })
-	onHost(`is let in`, func(p *peer, _ []string) error { return p.byQID[0].waitDialed(soon) })
+	onHost(`is let in`, func(p *peer, _ []string) error { return p.queue(0).waitDialed(soon) })
 	onHost(`is refused within (\S+)(?:: (.+))?`, func(p *peer, m []string) error {
 		d, err := dur(m[2])
 		if err != nil {
 			return err
 		}
-		why := p.byQID[0].waitDialed(d)
+		why := p.queue(0).waitDialed(d)
 		if why == nil {
 			return errUnexpected
 		}
@@ -160,15 +160,15 @@ func init() {
 	})
 	onHost(`is connected`, func(p *peer, _ []string) error { return p.connectAdmin() })
 	onHost(`sends Connect for (\S+) and hears (.+)`, func(p *peer, m []string) error {
-		return expect(p.byQID[0].connect(m[2], p.rkey).wait(), m[3])
+		return expect(p.queue(0).connect(m[2], p.rkey).wait(), m[3])
 	})
-	onHost(`sends Connect without an answer`, func(p *peer, _ []string) error { p.byQID[0].connect(subNQN, p.rkey); return nil })
+	onHost(`sends Connect without an answer`, func(p *peer, _ []string) error { p.queue(0).connect(subNQN, p.rkey); return nil })
 	onHost(`sends Connect with a wrong key`, func(p *peer, _ []string) error {
-		p.byQID[0].connect(subNQN, p.rkey^0xff00)
+		p.queue(0).connect(subNQN, p.rkey^0xff00)
 		return nil
 	})
 	onHost(`sends Identify with a wrong key`, func(p *peer, _ []string) error {
-		p.byQID[0].send(func(c nvme.Command) {
+		p.queue(0).send(func(c nvme.Command) {
 			c.PutIdentify(nvme.IdentifyCommand{CNS: nvme.CNSController})
 			c.SetSGL(nvme.SGL{Type: nvme.SGLKeyed, Address: hostIOVA, Length: 4096, Key: p.rkey ^ 0xff00})
 		})
@@ -204,9 +204,9 @@ func init() {
 	onHost(`reads 4 KiB and hears (.+)`, func(p *peer, m []string) error { return expect(p.io(nvme.IORead, 0, 4096).wait(), m[2]) })
 	onHost(`writes to memory of T's`, func(p *peer, _ []string) error { return p.lastQueue().trespass() })
 	onHost(`forgets its memory`, func(p *peer, _ []string) error { return p.forget() })
-	onHost(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.byQID[0].setCC(enabled().WithEN(false)); return nil })
+	onHost(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.queue(0).setCC(enabled().WithEN(false)); return nil })
 	onHost(`sets CC\.SHN`, func(p *peer, _ []string) error {
-		p.byQID[0].setCC(enabled().WithSHN(nvme.SHNNormal))
+		p.queue(0).setCC(enabled().WithSHN(nvme.SHNNormal))
 		return nil
 	})
 	onHost(`sees CSTS\.(RDY|SHST) within (\S+)`, func(p *peer, m []string) error {
@@ -215,7 +215,7 @@ func init() {
 			return err
 		}
 		for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
-			c := p.byQID[0].send(func(c nvme.Command) { c.PutPropertyGet(nvme.PropertyCSTS) })
+			c := p.queue(0).send(func(c nvme.Command) { c.PutPropertyGet(nvme.PropertyCSTS) })
 			if err := c.wait(); err != nil {
 				return err
 			}
@@ -239,7 +239,7 @@ func init() {
 			if _, err := p.dial(0); err != nil {
 				return err
 			}
-			if err := p.byQID[0].waitDialed(commandTime); err != nil {
+			if err := p.queue(0).waitDialed(commandTime); err != nil {
 				if n < least {
 					return fmt.Errorf("the %d. time: %w", n+1, err)
 				}
