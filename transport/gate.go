@@ -19,7 +19,7 @@ const DefaultWait = 2 * time.Second
 type Gate struct {
 	Queues  *Queues
 	Delete  *workqueue.Queue // runs releases and nothing else
-	Connect *workqueue.Queue // makes queues that have been admitted
+	Connect *workqueue.Queue // makes queues that have waited
 	Budget  *admission.Port
 	// Wait bounds both waits together. When it is over, deletions are waited for
 	// no longer, and who finds no room then is refused. Zero: DefaultWait.
@@ -46,14 +46,16 @@ type Claim struct {
 type entry struct {
 	barrier workqueue.Barrier
 	work    workqueue.Work
+	inside  bool  // guarded by Life.mu: Enter runs and looks at granted itself
 	entered bool  // guarded by Life.mu: work may be queued
 	refusal error // guarded by Life.mu
 	granted bool  // guarded by Life.mu
-	done    bool  // only work's function touches it
+	done    bool  // of Enter, and when that has returned, of work's function
 }
 
 // Enter asks for admission. An error is a refusal, and ends the life; else
-// Admitted or Refused of the queue follows, on the gate's connect workqueue.
+// Admitted or Refused of the queue follows. Who need not wait is admitted before
+// Enter returns, on its goroutine; all else is on the gate's connect workqueue.
 func (l *Life) Enter() error {
 	g, e := l.cfg.Gate, &l.entry
 	e.work.Init("connect queue", l.runEntry)
@@ -65,30 +67,48 @@ func (l *Life) Enter() error {
 		l.mu.Lock()
 		e.granted = true // from here on, nothing is withdrawn
 		l.mu.Unlock()
-		g.Connect.Queue(&e.work)
+		l.runEntry()
 		return nil
 	}
+	e.inside = true // nobody knows the grant yet
 	if err := g.Budget.Wait(&l.grant, l.claim.Host, l.claim.Bytes, l.claim.IOBytes, l.granted); err != nil {
 		l.Refuse(err)
 		return err
 	}
-	wait := g.Wait
+	idle := g.Delete.Idle()
+	if idle {
+		l.grant.Ready() // a barrier would only take a worker's time to say so
+	}
+	if l.stay() {
+		l.runEntry()
+		return nil
+	}
+	if !idle {
+		e.barrier.Init("admin connect", l.grant.Ready)
+		g.Delete.FlushAsync(&e.barrier)
+	}
+	return nil
+}
+
+// stay ends what Enter does inside, and reports whether the queue is granted; if
+// not, the work is queued that ends its wait.
+func (l *Life) stay() (granted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &l.entry
+	if e.inside = false; e.granted {
+		return true
+	}
+	wait := l.cfg.Gate.Wait
 	if wait == 0 {
 		wait = DefaultWait
 	}
-	l.mu.Lock()
-	if e.entered = true; e.refusal != nil {
+	if e.refusal != nil {
 		wait = 0 // withdrawn already
 	}
-	g.Connect.QueueAfter(&e.work, wait)
-	l.mu.Unlock()
-	if g.Delete.Idle() {
-		l.grant.Ready() // a barrier would only take a worker's time to say so
-		return nil
-	}
-	e.barrier.Init("admin connect", l.grant.Ready)
-	g.Delete.FlushAsync(&e.barrier)
-	return nil
+	e.entered = true
+	l.cfg.Gate.Connect.QueueAfter(&e.work, wait)
+	return false
 }
 
 // granted is called when the budget has room, on whichever goroutine made it.
@@ -96,7 +116,9 @@ func (l *Life) granted() {
 	l.mu.Lock()
 	defer l.mu.Unlock() // after ModAfter: when runEntry sees granted, nothing is queued later
 	l.entry.granted = true
-	l.cfg.Gate.Connect.ModAfter(&l.entry.work, 0)
+	if !l.entry.inside {
+		l.cfg.Gate.Connect.ModAfter(&l.entry.work, 0)
+	}
 }
 
 // Withdraw has a queue that waits refused now, for its host has gone, or its

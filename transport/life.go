@@ -44,8 +44,9 @@ var nextState = [numStates][numStates]bool{
 
 // An Entrant is a fabric's queue: what the gate and the life have it do.
 //
-// One of Admitted and Refused is called, once, if [Life.Enter] returned nil. Both
-// may allocate, and wait for the queue's shard, but not for the gate.
+// One of Admitted and Refused is called, once, if [Life.Enter] returns nil:
+// Admitted maybe before it does, on the caller's goroutine, else both on the
+// connect workqueue. They may allocate, and do not wait.
 //
 // Drain and Free are called once each, in this order, on the delete workqueue,
 // if it was admitted. They may wait for the queue's shard, and for nothing that
