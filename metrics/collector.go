@@ -134,6 +134,7 @@ var (
 	budgetWaiting    = budget("waiting", "", "Admin queues that wait for room, and are charged nothing")
 	budgetReserved   = gauge("budget_reserved_used", "Queues that are reserved and do not exist yet: charged now.")
 	budgetMostRes    = gauge("budget_reserved_most", "Queues that are reserved and do not exist yet: charged at most so far.")
+	budgetOrphaned   = gauge("budget_orphaned_bytes", "Memory of queues that are gone, which storage still has: charged now.")
 	budgetHosts      = gauge("budget_hosts", "Hosts that are charged something, or wait.")
 )
 
@@ -146,6 +147,7 @@ func (c *collector) collectBudget(ch chan<- prometheus.Metric) {
 	budgetWaiting.send(ch, float64(u.Waiting), float64(m.Waiting), float64(l.Waiting))
 	budgetReserved.send(ch, float64(u.Reserved))
 	budgetMostRes.send(ch, float64(m.Reserved))
+	budgetOrphaned.send(ch, float64(s.OrphanedBytes))
 	budgetHosts.send(ch, float64(s.Hosts))
 }
 
@@ -215,7 +217,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		budgetMemory.used, budgetMemory.most, budgetMemory.limit,
 		budgetConnecting.used, budgetConnecting.most, budgetConnecting.limit,
 		budgetWaiting.used, budgetWaiting.most, budgetWaiting.limit,
-		budgetReserved, budgetMostRes, budgetHosts,
+		budgetReserved, budgetMostRes, budgetOrphaned, budgetHosts,
 		wqPending, wqRunning, wqDelayed, wqBarriers, wqMaxActive, wqCompleted, wqOldestPending, wqOldestRunning,
 		ports, subsystems, namespaces, controllers, commands, cmdErrors, readBytes, wroteBytes,
 	} {
