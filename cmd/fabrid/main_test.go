@@ -293,7 +293,6 @@ func TestErrors(t *testing.T) {
 		{[]string{"discover", "-a", s.addr, "--host-traddr", s.addr}, []string{"is taken", "--host-traddr"}},
 		{[]string{"bench", "-a", s.addr, "-n", "nqn.2014-08.org.example:other"}, []string{"nqn.2014-08.org.example:other", s.addr, "run discovery"}},
 		{[]string{"bench", "-a", s.addr, "--rw", "trim"}, []string{`"trim"`, "randrw"}},
-		{[]string{"bench", "-a", s.addr, "--rw", "read", "--verify"}, []string{"nothing that could be verified"}},
 		{[]string{"bench", "-a", s.addr, "--bs", "64M"}, []string{"67108864 bytes a command", "at most"}},
 		{[]string{"bench", "-a", s.addr, "--bs", "0"}, []string{"--bs 0"}},
 		{[]string{"bench", "-a", s.addr, "-i", "0"}, []string{"--nr-io-queues", "from 1"}},

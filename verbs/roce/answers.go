@@ -12,9 +12,11 @@ type answer struct {
 	reth     reth // of the RDMA READ: what is left of it
 }
 
-// An answerQueue is a ring of answers in the order of their requests.
+// An answerQueue is a ring of answers in the order of their requests. It grows
+// to its size as it is needed.
 type answerQueue struct {
 	ring       []answer
+	size       int
 	head, tail uint64
 	reads      int // RDMA READs in the ring
 	again      int // and those that came again
@@ -22,9 +24,19 @@ type answerQueue struct {
 
 // newAnswerQueue returns a queue for as many RDMA READs at once, as many that
 // came again, an ACK between any two of them, and some NAKs.
-func newAnswerQueue(reads int) answerQueue { return answerQueue{ring: make([]answer, 4*reads+8)} }
+func newAnswerQueue(reads int) answerQueue {
+	return answerQueue{ring: make([]answer, firstRing), size: 4*reads + firstRing}
+}
 
-func (q *answerQueue) full() bool { return q.tail-q.head == uint64(len(q.ring)) }
+func (q *answerQueue) full() bool { return q.tail-q.head == uint64(q.size) }
+
+func (q *answerQueue) grow() {
+	old := q.ring
+	q.ring = make([]answer, min(2*len(old), q.size))
+	for i := q.head; i != q.tail; i++ {
+		q.ring[i%uint64(len(q.ring))] = old[i%uint64(len(old))]
+	}
+}
 
 // count adds n to the count of answers like a.
 func (q *answerQueue) count(a *answer, n int) {
@@ -54,6 +66,9 @@ func (q *answerQueue) pop() {
 func (q *answerQueue) push(a answer) {
 	if q.full() {
 		return
+	}
+	if q.tail-q.head == uint64(len(q.ring)) {
+		q.grow()
 	}
 	q.ring[q.tail%uint64(len(q.ring))] = a
 	q.tail++
