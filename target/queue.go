@@ -42,7 +42,7 @@ type queue struct {
 	port     *Port
 	fabric   transport.Fabric
 	param    transport.QueueParam
-	requests []request // by transport.Request.Index
+	requests [][]request // by transport.Request.Index: chunks of requestChunk, nil until one of it is used
 	counters counters  // written on the shard
 
 	traffic   atomic.Bool               // a command has come; cleared by the keep alive
@@ -71,17 +71,30 @@ type queue struct {
 var _ transport.Queue = (*queue)(nil)
 
 func newQueue(p *Port, f transport.Fabric, param transport.QueueParam) *queue {
-	q := &queue{port: p, fabric: f, param: param, requests: make([]request, param.Depth)}
+	q := &queue{port: p, fabric: f, param: param, requests: make([][]request, (param.Depth+requestChunk-1)/requestChunk)}
 	q.task.Fn = q.attend
 	q.timer.Fn = q.expired
-	for i := range q.requests {
-		rq := &q.requests[i]
-		rq.q = q
-		rq.op.Shard = param.Shard
-		rq.op.Done = rq.opDone
-		rq.turn.Fn = rq.nextRange
-	}
 	return q
+}
+
+// requestChunk is how many requests are made at once. A queue of a host that
+// comes and goes uses a few of its depth.
+const requestChunk = 8
+
+// request returns the request with an index.
+func (q *queue) request(i int) *request {
+	chunk := &q.requests[i/requestChunk]
+	if *chunk == nil {
+		*chunk = make([]request, requestChunk)
+		for i := range *chunk {
+			rq := &(*chunk)[i]
+			rq.q = q
+			rq.op.Shard = q.param.Shard
+			rq.op.Done = rq.opDone
+			rq.turn.Fn = rq.nextRange
+		}
+	}
+	return &(*chunk)[i%requestChunk]
 }
 
 func (q *queue) shard() *shard.Shard { return q.param.Shard }
@@ -167,13 +180,13 @@ func (q *queue) Receive(batch []*transport.Request) {
 		q.traffic.Store(true)
 	}
 	for _, r := range batch {
-		q.requests[r.Index].begin(r)
+		q.request(r.Index).begin(r)
 	}
 }
 
 // DataReady goes on with a request; see [transport.Queue].
 func (q *queue) DataReady(r *transport.Request, err error) {
-	rq := &q.requests[r.Index]
+	rq := q.request(r.Index)
 	if err != nil {
 		rq.complete(dataError(err))
 		return
