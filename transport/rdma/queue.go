@@ -2,6 +2,7 @@ package rdma
 
 import (
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/fabrid/fabrid/admission"
@@ -57,7 +58,6 @@ type queue struct {
 	cq      verbs.CQ
 	qp      verbs.QP
 	body    *body
-	reqs    []request
 	free    requestList
 	failed  requestList
 	rx      receiver
@@ -209,12 +209,8 @@ func (q *queue) allocate() error {
 		q.l.countMRs(b.mem.registered())
 	}
 	q.body = b
-	cqes := b.mem.buf[q.depth*sh.capsule:]
-	q.reqs = b.reqs
-	for i := range q.reqs {
-		r := &q.reqs[i]
-		r.init(q, i, cqes[i*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize])
-		q.free.push(r)
+	for r := range b.requests() {
+		q.initRequest(r, r.Index)
 	}
 	q.rx.batch = b.batch
 	if q.usesSRQ() {
@@ -400,10 +396,18 @@ func (q *queue) fail(cause error) {
 	if q.qp != nil {
 		_ = q.qp.Modify(verbs.Err)
 	}
-	for i := range q.reqs {
-		q.abandon(&q.reqs[i])
+	for r := range q.made() {
+		q.abandon(r)
 	}
 	q.v.shard.Flush(&q.flusher)
+}
+
+// made returns the queue's requests, as far as there are any.
+func (q *queue) made() iter.Seq[*request] {
+	if q.body == nil {
+		return func(func(*request) bool) {}
+	}
+	return q.body.requests()
 }
 
 // abandon ends what the fabric was going to do for a request, as far as the
@@ -453,8 +457,8 @@ func (q *queue) force() {
 		_ = q.qp.Modify(verbs.Reset)
 	}
 	q.rx.posted = 0
-	for i := range q.reqs {
-		switch r := &q.reqs[i]; r.state {
+	for r := range q.made() {
+		switch r.state {
 		case reqSending:
 			q.tx.sending--
 			q.release(r)

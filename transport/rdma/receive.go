@@ -173,7 +173,7 @@ func (q *queue) deliver() {
 	}
 	batch := q.rx.batch[:0]
 	for q.rx.parked.head != nil {
-		r := q.free.pop()
+		r := q.takeRequest()
 		if r == nil {
 			break
 		}

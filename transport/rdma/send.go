@@ -44,7 +44,7 @@ func (tx *sender) outstanding() int { return tx.sending + tx.readsOut }
 func (tx *sender) sent() bool { return tx.completed.head == nil && tx.sending == 0 }
 
 // own returns the request of which tr is part.
-func (q *queue) own(tr *transport.Request) *request { return &q.reqs[tr.Index] }
+func (q *queue) own(tr *transport.Request) *request { return q.body.request(tr.Index) }
 
 // Reserve implements [transport.Fabric].
 func (q *queue) Reserve(tr *transport.Request, n int) bool {
@@ -134,7 +134,7 @@ func (q *queue) dataFailed(r *request) {
 // readDone takes the completion of a READ. They complete in order, so when the
 // last has, all of the data is there.
 func (q *queue) readDone(wc *verbs.WC) {
-	r := &q.reqs[wrIndex(wc.WRID)]
+	r := q.body.request(wrIndex(wc.WRID))
 	q.tx.readsOut--
 	q.tx.moved = q.v.shard.Now()
 	r.pull.reads--
@@ -415,7 +415,7 @@ func (q *queue) appendReads(wrs []verbs.SendWR, sges []verbs.SGE) ([]verbs.SendW
 // unposted takes back what a post that failed had counted.
 func (q *queue) unposted(wrs []verbs.SendWR) {
 	for i := range wrs {
-		r := &q.reqs[wrIndex(wrs[i].WRID)]
+		r := q.body.request(wrIndex(wrs[i].WRID))
 		switch wrKind(wrs[i].WRID) {
 		case wrSend:
 			q.tx.avail += r.wrs
@@ -460,7 +460,7 @@ func (q *queue) stalled() {
 // sendDone takes the completion of a response. Its WRITEs were before it in the
 // send queue, so they are done as well, and the request is free.
 func (q *queue) sendDone(wc *verbs.WC) {
-	r := &q.reqs[wrIndex(wc.WRID)]
+	r := q.body.request(wrIndex(wc.WRID))
 	q.tx.avail += r.wrs
 	q.tx.sending--
 	q.tx.moved = q.v.shard.Now()

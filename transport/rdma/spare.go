@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"iter"
 	"unsafe"
 
 	"github.com/fabrid/fabrid/lockdep"
@@ -13,7 +14,8 @@ import (
 type body struct {
 	shape
 	mem   memory
-	reqs  []request
+	reqs  [][]request // chunks of requestChunk, made one after the other as they are needed
+	made  int         // requests in them
 	own   []receive
 	shelf *shelf
 	batch []*transport.Request
@@ -26,12 +28,12 @@ type shape struct {
 }
 
 // bytes is what a body takes, roughly.
-func (s shape) bytes() int {
-	per := s.capsule + int(unsafe.Sizeof(request{})+unsafe.Sizeof(receive{}))
-	if s.capsule == 0 {
-		per += slotsPer * slotFootprint
+func (b *body) bytes() int {
+	n := len(b.mem.buf) + b.made*int(unsafe.Sizeof(request{})) + len(b.own)*int(unsafe.Sizeof(receive{}))
+	if b.shelf != nil {
+		n += b.shelf.made * slotFootprint
 	}
-	return s.depth * per
+	return n
 }
 
 // spareBytes bounds what a listener keeps of bodies that no queue has.
@@ -65,14 +67,14 @@ func (s *spares) put(b *body) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = append(s.list, b)
-	s.bytes += b.shape.bytes()
+	s.bytes += b.bytes()
 	for s.bytes > spareBytes {
 		s.removeLocked(0)
 	}
 }
 
 func (s *spares) removeLocked(i int) {
-	s.bytes -= s.list[i].shape.bytes()
+	s.bytes -= s.list[i].bytes()
 	copy(s.list[i:], s.list[i+1:])
 	last := len(s.list) - 1
 	s.list[last] = nil
@@ -85,12 +87,10 @@ func (l *Listener) newBody(sh shape) (*body, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &body{shape: sh, mem: mem, reqs: make([]request, sh.depth), batch: make([]*transport.Request, 0, sh.depth)}
-	n := maxChunks(l.cfg.MaxData)
-	chunks, segs := make([]chunk, sh.depth*n), make([][]byte, sh.depth*n)
-	for i := range b.reqs {
-		b.reqs[i].chunks = chunks[i*n : i*n : (i+1)*n]
-		b.reqs[i].segs = segs[i*n : i*n : (i+1)*n]
+	b := &body{
+		shape: sh, mem: mem,
+		reqs:  make([][]request, 0, (sh.depth+requestChunk-1)/requestChunk),
+		batch: make([]*transport.Request, 0, sh.depth),
 	}
 	if sh.capsule == 0 {
 		b.shelf = newShelf(sh.depth)
@@ -98,6 +98,55 @@ func (l *Listener) newBody(sh shape) (*body, error) {
 		b.own = make([]receive, sh.depth)
 	}
 	return b, nil
+}
+
+// requestChunk is how many requests are made at once. A host that comes and goes
+// uses a few of its depth.
+const requestChunk = 8
+
+// request returns a request that was made.
+func (b *body) request(i int) *request { return &b.reqs[i/requestChunk][i%requestChunk] }
+
+// requests returns those that were made.
+func (b *body) requests() iter.Seq[*request] {
+	return func(yield func(*request) bool) {
+		for i := range b.made {
+			if !yield(b.request(i)) {
+				return
+			}
+		}
+	}
+}
+
+// makeRequests makes a chunk of requests, of which there are fewer than the depth.
+func (q *queue) makeRequests() {
+	b, n := q.body, maxChunks(q.l.cfg.MaxData)
+	all := make([]request, min(requestChunk, b.depth-b.made))
+	chunks, segs := make([]chunk, len(all)*n), make([][]byte, len(all)*n)
+	b.reqs = append(b.reqs, all)
+	for i := range all {
+		all[i].chunks = chunks[i*n : i*n : (i+1)*n]
+		all[i].segs = segs[i*n : i*n : (i+1)*n]
+		q.initRequest(&all[i], b.made)
+		b.made++
+	}
+}
+
+// initRequest makes a request one of the queue's, and free.
+func (q *queue) initRequest(r *request, index int) {
+	b := q.body
+	cqes := b.mem.buf[b.depth*b.capsule:]
+	r.init(q, index, cqes[index*nvme.CompletionSize:][:nvme.CompletionSize:nvme.CompletionSize])
+	q.free.push(r)
+}
+
+// takeRequest returns a free request, nil if the host has as many commands
+// outstanding as it may.
+func (q *queue) takeRequest() *request {
+	if q.free.head == nil && q.body.made < q.body.depth {
+		q.makeRequests()
+	}
+	return q.free.pop()
 }
 
 // giveUpBody is the end of the queue's use of its body. Nothing of the queue runs
@@ -111,7 +160,7 @@ func (q *queue) giveUpBody(orphans int) {
 	for r := q.free.head; r != nil; r = r.next {
 		n++
 	}
-	if orphans == 0 && n == q.depth && b.mem.mr == nil {
+	if orphans == 0 && n == b.made && b.mem.mr == nil {
 		clear(b.batch[:cap(b.batch)])
 		q.l.spares.put(b)
 		return

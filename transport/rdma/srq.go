@@ -142,9 +142,8 @@ func (v *vector) unreserveShared(q *queue) {
 
 // A shelf is where the capsules of one queue go from shared receives.
 type shelf struct {
-	slots  []receive
-	chunks []chunk     // one for each slot
-	free   receiveList // of slots
+	size, made int         // slots that there may be, and are
+	free       receiveList // of slots
 }
 
 // slotFootprint is what a command on the shelf costs, roughly.
@@ -155,17 +154,22 @@ const slotFootprint = nvme.CommandSize + 128
 // come.
 const slotsPer = 2
 
-func newShelf(depth int) *shelf {
-	n := slotsPer * depth
-	sh := &shelf{slots: make([]receive, n), chunks: make([]chunk, n)}
-	buf := make([]byte, n*nvme.CommandSize)
-	for i := range sh.slots {
-		rc := &sh.slots[i]
-		rc.buf = buf[i*nvme.CommandSize:][:nvme.CommandSize:nvme.CommandSize]
-		rc.shelf, rc.chunks = sh, sh.chunks[i:i:i+1]
-		sh.free.push(rc)
+func newShelf(depth int) *shelf { return &shelf{size: slotsPer * depth} }
+
+// take returns a free slot, nil if there is none.
+func (sh *shelf) take() *receive {
+	if sh.free.head == nil && sh.made < sh.size {
+		n := min(requestChunk, sh.size-sh.made)
+		sh.made += n
+		slots, chunks, buf := make([]receive, n), make([]chunk, n), make([]byte, n*nvme.CommandSize)
+		for i := range slots {
+			rc := &slots[i]
+			rc.buf = buf[i*nvme.CommandSize:][:nvme.CommandSize:nvme.CommandSize]
+			rc.shelf, rc.chunks = sh, chunks[i:i:i+1]
+			sh.free.push(rc)
+		}
 	}
-	return sh
+	return sh.free.pop()
 }
 
 // shelve has a capsule leave its shared receive, if it can, and returns where it
@@ -175,7 +179,7 @@ func (q *queue) shelve(rc *receive) *receive {
 	if data > 0 && q.rx.inPlace <= rc.shared.share() {
 		return rc
 	}
-	slot := q.rx.shelf.free.pop()
+	slot := q.rx.shelf.take()
 	if data > 0 {
 		var ok bool
 		if slot.chunks, ok = q.v.pool.take(q, slot.chunks, data); !ok {
