@@ -19,7 +19,7 @@ type jobEnded struct{} // completed on the shard of the job's queue
 type phase uint8
 
 const (
-	laying    phase = iota // writes everything that it is going to read and check
+	laying phase = iota // writes everything that it is going to read and check
 	measuring
 	verifying // reads back what it has written
 	over

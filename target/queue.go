@@ -43,7 +43,7 @@ type queue struct {
 	fabric   transport.Fabric
 	param    transport.QueueParam
 	requests [][]request // by transport.Request.Index: chunks of requestChunk, nil until one of it is used
-	counters counters  // written on the shard
+	counters counters    // written on the shard
 
 	traffic   atomic.Bool               // a command has come; cleared by the keep alive
 	isAdmin   atomic.Bool               // Connect said so
