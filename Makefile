@@ -31,11 +31,10 @@ staticcheck:
 tidy:
 	$(GO) mod tidy -diff
 
+# The gate runs the long suites in their short, most parallel form, three times; go test ./... runs all of them.
 test:
-	$(GO) test -shuffle=on -timeout $(TESTTIME) ./...
+	$(GO) test -short -shuffle=on -timeout $(TESTTIME) ./...
 
-# Long suites run once as they are; with the race detector, and with the lock-order validator, in their most
-# parallel form.
 race:
 	$(GO) test -race -short -shuffle=on -timeout $(TESTTIME) ./...
 

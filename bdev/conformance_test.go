@@ -160,7 +160,7 @@ func TestConformance(t *testing.T) {
 	for _, d := range devices {
 		for _, bs := range []int{512, 4096} {
 			t.Run(fmt.Sprint(d.name, bs), func(t *testing.T) {
-				if testing.Short() && bs != 512 {
+				if testing.Short() && (bs != 512 || d.name == "faulty") {
 					t.Skip("long")
 				}
 				for _, c := range checks {

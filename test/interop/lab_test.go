@@ -91,6 +91,14 @@ func (l *lab) must(within time.Duration, name string, args ...string) string {
 	return p.stdout()
 }
 
+// command runs a command of the machine's.
+func (l *lab) command(name string, args ...string) {
+	l.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		l.t.Fatalf("lab: %s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
 // runDir returns a new directory for the files of a guest or process, kept
 // until the next of that name.
 func runDir(t *testing.T, name string) string {

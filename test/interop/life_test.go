@@ -55,6 +55,55 @@ echo $n`, busy.device, int(d.Seconds()), busy.controller()))
 	target.stop()
 }
 
+// The storm that fabrid's target is tested with, on Linux's: hosts connect and
+// leave as fast as they can, and in the end nothing is left. What it takes of
+// either is logged, to be compared.
+func TestStormOnLinuxTarget(t *testing.T) {
+	l := newLab(t, 1500)
+	const hosts = 16
+	for n := range hosts {
+		l.command("ip", "-n", netnsName, "addr", "add", fmt.Sprintf("10.77.0.%d/24", 100+n), "dev", "br0")
+	}
+	guest := &linuxTarget{l.guest(2, "target")}
+	guest.up(64 * mib)
+	free := func() int {
+		t.Helper()
+		kib, err := strconv.Atoi(strings.TrimSpace(guest.must(time.Minute, "awk '/^MemAvailable/ {print $2}' /proc/meminfo")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kib
+	}
+	before := free()
+	l.storm("Linux", targetAddress, hosts)
+	after := free()
+	t.Logf("Linux: %d KiB less available after the storm", before-after)
+	guest.noControllers()
+
+	native := l.serve(nativeAddress, 64*mib)
+	l.storm("fabrid", nativeAddress, hosts)
+	native.noQueues()
+	native.stop()
+}
+
+// storm has hosts connect and leave for a while, from the bridge's addresses.
+func (l *lab) storm(name, address string, hosts int) {
+	l.t.Helper()
+	out := l.must(2*time.Minute, "storm", "storm", "-a", address, "-s", nvmePort, "-n", nqn, "--hosts", strconv.Itoa(hosts), "--queues", "2",
+		"--host-traddr", fmt.Sprintf("10.77.0.100-10.77.0.%d", 99+hosts), "--runtime", "10s", "--json")
+	var r struct {
+		Attempts, Connected, Refused, Failed uint64
+		Connect                              struct{ P50, P99, Max float64 } `json:"connect_us"`
+		FirstFailure                         string                          `json:"first_failure"`
+	}
+	decode(l.t, out, &r)
+	l.t.Logf("storm on %s: %d attempts, %d connected, %d refused, %d failed; connect p50 %.1f ms, p99 %.1f ms, max %.1f ms",
+		name, r.Attempts, r.Connected, r.Refused, r.Failed, r.Connect.P50/1000, r.Connect.P99/1000, r.Connect.Max/1000)
+	if r.Connected == 0 {
+		l.t.Errorf("storm on %s: nobody connected: %s", name, r.FirstFailure)
+	}
+}
+
 // An outcome is what a script in a guest came to.
 type outcome struct {
 	output string

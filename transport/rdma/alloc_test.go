@@ -14,6 +14,9 @@ func TestSteadyIODoesNotAllocate(t *testing.T) {
 	if lockdep.Enabled {
 		t.Skip("the lock-order validator allocates")
 	}
+	if testing.Short() {
+		t.Skip("long")
+	}
 	for name, wc := range map[string]worldConfig{
 		"plain":      {},
 		"SRQ":        variants["SRQ"],

@@ -3,6 +3,7 @@ package rdma
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,6 +57,9 @@ func TestData(t *testing.T) {
 func TestDepth(t *testing.T) {
 	for name, wc := range variants {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && !slices.Contains([]string{"two shards", "small SRQ", "lent in pieces"}, name) {
+				t.Skip("long")
+			}
 			w := newWorld(t, wc)
 			p := w.param(1, 32)
 			p.InCapsule = w.l.cfg.InlineDataSize

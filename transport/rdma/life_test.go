@@ -280,6 +280,9 @@ func (w *world) settleOne() {
 func TestStorm(t *testing.T) {
 	for _, name := range []string{"plain", "SRQ", "two shards", "no DMA key"} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "two shards" {
+				t.Skip("long")
+			}
 			const limit, hosts, rounds = 6, 8, 40
 			wc := variants[name]
 			wc.limits = admission.Config{Target: admission.Limits{Queues: limit}}

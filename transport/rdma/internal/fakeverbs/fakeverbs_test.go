@@ -16,6 +16,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConformance(t *testing.T) {
 	for name, o := range map[string]Options{"DMA key": {}, "no DMA key": {NoDMALKey: true}} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && !o.NoDMALKey {
+				t.Skip("long")
+			}
 			verbstest.Run(t, verbstest.Config{
 				Open: func(t testing.TB) (a, b verbstest.Node) {
 					var n Network
