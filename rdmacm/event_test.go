@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,7 +41,10 @@ func TestEventNames(t *testing.T) {
 func TestHookIsToldEveryEvent(t *testing.T) {
 	var hook []string
 	cfg := rdmacm.Config{RequestTimeout: time.Second}
+	var mu sync.Mutex // IDs have handlers of their own, which run side by side
 	cfg.Events = func(id *rdmacm.ID, ev *rdmacm.Event) {
+		mu.Lock()
+		defer mu.Unlock()
 		hook = append(hook, fmt.Sprintf("%v (%d): status %d id %d", ev.Type, ev.Type, ev.Status, id.Num()))
 	}
 	run(t, cfg, func(b *bench) {

@@ -84,9 +84,7 @@ func (b *bench) close() {
 	b.Helper()
 	b.until("every queue to be released", func() bool { return b.env.Gate.Queues.Counts().Total() == 0 })
 	b.env.Gate.Delete.Flush() // the budget comes back after the counts
-	if u := b.env.Budget.Stats().Used; u != (admission.Usage{}) {
-		b.Errorf("still charged: %+v", u)
-	}
+	b.until("all that was charged to be given back", func() bool { return b.env.Budget.Stats().Used == admission.Usage{} })
 	b.fab.Stop(b.T)
 	for what, n := range b.fab.Close(b.T) {
 		if n != 0 {
