@@ -100,7 +100,7 @@ func TestReleaseOnAStuckShard(t *testing.T) {
 		}
 		return i
 	}
-	end := time.Now().Add(5 * time.Second)
+	end := time.Now().Add(20 * time.Second)
 	for info().Step != "free" && time.Now().Before(end) {
 		<-time.After(time.Millisecond)
 	}

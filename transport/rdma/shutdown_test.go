@@ -63,7 +63,7 @@ func TestConcurrentShutdowns(t *testing.T) {
 	for _, home := range []<-chan struct{}{first, second} {
 		select {
 		case <-home:
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Error("still waiting")
 		}
 	}
@@ -90,7 +90,7 @@ func TestShutdownOfAStuckShard(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("shut down: %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the shutdown waits for the shard")
 	}
 	close(stuck)
