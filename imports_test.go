@@ -17,14 +17,15 @@ var mayImport = map[string]string{
 	"lockdep":         "",
 	"nvme":            "",
 	"internal/pcapng": "",
+	"internal/list":   "",
 
 	"shard":     "lockdep",
-	"workqueue": "lockdep",
-	"admission": "lockdep",
+	"workqueue": "lockdep internal/list",
+	"admission": "lockdep internal/list",
 	"verbs":     "lockdep",
 	"rdmacm":    "verbs workqueue lockdep",
 	"bdev":      "shard workqueue lockdep",
-	"transport": "nvme shard workqueue admission lockdep",
+	"transport": "nvme shard workqueue admission lockdep internal/list",
 
 	"verbs/internal/soft": "verbs lockdep",
 	"verbs/roce":          "verbs verbs/internal/soft rdmacm shard workqueue lockdep",

@@ -3,6 +3,7 @@ package admission
 import (
 	"fmt"
 
+	"github.com/fabrid/fabrid/internal/list"
 	"github.com/fabrid/fabrid/lockdep"
 )
 
@@ -72,12 +73,12 @@ func (p *Port) Used() Usage {
 // A host is one who is charged something, or waits.
 type host struct {
 	account
-	key        Host
-	grants     int       // that it has or waits for: it is forgotten with the last
-	admins     grantList // that it has
-	waiting    grantList // whose turn has come or comes
-	next, prev *host     // in the line
-	inLine     bool
+	key     Host
+	grants  int              // that it has or waits for: it is forgotten with the last
+	admins  grantList        // that it has
+	waiting grantList        // whose turn has come or comes
+	links   list.Links[host] // in the line
+	inLine  bool
 }
 
 // hostLocked returns the host that k names, known or new. Who asks counts

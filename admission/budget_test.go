@@ -25,7 +25,7 @@ func empty(t interface{ Errorf(string, ...any) }, b *Budget) {
 	if s := b.Stats(); s.Used != (Usage{}) || s.Hosts != 0 {
 		t.Errorf("still charged: %+v", s)
 	}
-	if b.line.first != nil || b.line.last != nil {
+	if b.line.Len() != 0 {
 		t.Errorf("somebody is in the line")
 	}
 }
@@ -472,9 +472,9 @@ func TestAny(t *testing.T) {
 				}
 				for _, h := range b.hosts {
 					n := 0
-					for g := h.admins.first; g != nil; g = g.next {
+					for g := h.admins.First(); g != nil; g = h.admins.Next(g) {
 						n++
-						if g.next == nil && g != h.admins.last || g.host != h {
+						if g.host != h {
 							t.Fatal("the list of admin queues is broken")
 						}
 					}
@@ -488,12 +488,12 @@ func TestAny(t *testing.T) {
 					}
 				}
 				for _, w := range waiting {
-					if w.state == ready && w.host.waiting.first == &w.Grant && !w.host.inLine {
+					if w.state == ready && w.host.waiting.First() == &w.Grant && !w.host.inLine {
 						t.Fatal("one whose turn has come is not in the line")
 					}
 				}
-				if h := b.line.first; h != nil {
-					if _, ok := h.waiting.first.port.fitsLocked(h, h.waiting.first.whole()); ok {
+				if h := b.line.First(); h != nil {
+					if _, ok := h.waiting.First().port.fitsLocked(h, h.waiting.First().whole()); ok {
 						t.Fatal("the first in the line waits though there is room")
 					}
 				}

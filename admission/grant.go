@@ -1,6 +1,10 @@
 package admission
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/fabrid/fabrid/internal/list"
+)
 
 // A Grant is the charge of one queue. Its zero value holds nothing. It is meant
 // to be a field of the queue and must not be copied; its owner asks for it with
@@ -21,9 +25,9 @@ type Grant struct {
 	left   int
 	each   int64
 
-	admitted   func() // to be called when it is granted
-	told       *Grant // who is to be told next
-	next, prev *Grant // in one of the host's lists
+	admitted func()            // to be called when it is granted
+	told     *Grant            // who is to be told next
+	links    list.Links[Grant] // in one of the host's lists
 }
 
 type grantState uint8
@@ -107,7 +111,7 @@ func (g *Grant) holdLocked() {
 	g.state, g.connecting = holds, true
 	g.port.chargeLocked(g.host, g.whole(), g.left)
 	if g.admin {
-		g.host.admins.push(g)
+		g.host.admins.Push(g)
 	}
 }
 
@@ -137,7 +141,7 @@ func (p *Port) waitLocked(g *Grant, ioBytes int64, admitted func()) error {
 	}
 	p.chargeLocked(g.host, charge{Waiting: 1}, 0)
 	g.state, g.admitted = early, admitted
-	g.host.waiting.push(g)
+	g.host.waiting.Push(g)
 	return nil
 }
 
@@ -172,8 +176,8 @@ func (g *Grant) Cancel() (why error, waited bool) {
 		}
 	}
 	h := g.host
-	h.waiting.remove(g)
-	if next := h.waiting.first; next == nil {
+	h.waiting.Remove(g)
+	if next := h.waiting.First(); next == nil {
 		b.line.leave(h)
 	} else if next.state == ready {
 		b.line.join(h)
@@ -215,7 +219,7 @@ func (g *Grant) Return() {
 	case g.orphaned:
 		b.orphaned -= g.bytes
 	case g.admin:
-		g.host.admins.remove(g)
+		g.host.admins.Remove(g)
 	}
 	g.abandonLocked(spent)
 	in := b.serveLocked()
@@ -236,7 +240,7 @@ func (g *Grant) Orphan() {
 	c[Bytes] -= g.bytes
 	g.port.chargeLocked(g.host, c.negative(), -g.left)
 	if g.admin {
-		g.host.admins.remove(g)
+		g.host.admins.Remove(g)
 	}
 	g.left, g.connecting, g.orphaned = 0, false, true
 	b.orphaned += g.bytes

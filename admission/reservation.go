@@ -86,7 +86,7 @@ func (p *Port) TakeReserved(g *Grant, who Host, cntlid uint16, bytes int64) erro
 }
 
 func (h *host) reservedLocked(p *Port, cntlid uint16) *Grant {
-	for g := h.admins.first; g != nil; g = g.next {
+	for g := h.admins.First(); g != nil; g = h.admins.Next(g) {
 		if g.left > 0 && g.port == p && (cntlid == 0 || g.cntlid == 0 || cntlid == g.cntlid) {
 			return g
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fabrid/fabrid/admission"
+	"github.com/fabrid/fabrid/internal/list"
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/workqueue"
 )
@@ -112,7 +113,7 @@ type Life struct {
 	settled  bool // guarded by mu: the core holds no request any more
 	orphaned bool // guarded by mu: it does, and the queue is gone
 
-	prev, next *Life // guarded by Queues.mu
+	links list.Links[Life] // guarded by Queues.mu
 }
 
 // Init begins a life, in [Waiting], and enters it in the list of queues.

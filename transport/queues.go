@@ -4,6 +4,7 @@ import (
 	"maps"
 	"sync/atomic"
 
+	"github.com/fabrid/fabrid/internal/list"
 	"github.com/fabrid/fabrid/lockdep"
 )
 
@@ -40,33 +41,13 @@ func (q *Queues) Counts() Counts {
 	return Counts{n(Waiting), n(Connecting), n(Live), n(Disconnecting), n(Releasing)}
 }
 
-// A lifeList is the lives in a state, linked through themselves: releasing a
-// queue needs no memory, and finding the oldest no walk.
-type lifeList struct{ first, last *Life }
+// A lifeList is the lives in a state: releasing a queue needs no memory, and
+// finding the oldest no walk.
+type lifeList = list.List[Life, lifePlace]
 
-func (s *lifeList) push(l *Life) {
-	l.prev, l.next = s.last, nil
-	if s.last != nil {
-		s.last.next = l
-	} else {
-		s.first = l
-	}
-	s.last = l
-}
+type lifePlace struct{}
 
-func (s *lifeList) remove(l *Life) {
-	if l.prev != nil {
-		l.prev.next = l.next
-	} else {
-		s.first = l.next
-	}
-	if l.next != nil {
-		l.next.prev = l.prev
-	} else {
-		s.last = l.prev
-	}
-	l.prev, l.next = nil, nil
-}
+func (lifePlace) Links(l *Life) *list.Links[Life] { return &l.links }
 
 // All returns the queues there are, by state, in each those that have been in it
 // for longest first.
@@ -75,7 +56,7 @@ func (q *Queues) All() []*Life {
 	defer q.mu.Unlock()
 	all := make([]*Life, 0, q.Counts().Total())
 	for i := range q.lists {
-		for l := q.lists[i].first; l != nil; l = l.next {
+		for l := q.lists[i].First(); l != nil; l = q.lists[i].Next(l) {
 			all = append(all, l)
 		}
 	}
@@ -85,7 +66,7 @@ func (q *Queues) All() []*Life {
 func (q *Queues) add(l *Life) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.lists[Waiting].push(l)
+	q.lists[Waiting].Push(l)
 	q.counts[Waiting].Add(1)
 }
 
@@ -94,10 +75,10 @@ func (q *Queues) moved(l *Life, from, to State) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.counts[from].Add(-1)
-	q.lists[from].remove(l)
+	q.lists[from].Remove(l)
 	if to != Freed {
 		q.counts[to].Add(1)
-		q.lists[to].push(l)
+		q.lists[to].Push(l)
 	}
 }
 
@@ -142,5 +123,5 @@ func (q *Queues) Oldest(s State) *Life {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.lists[s].first
+	return q.lists[s].First()
 }

@@ -3,6 +3,8 @@ package workqueue
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/fabrid/fabrid/internal/list"
 )
 
 // A Barrier is a flush that calls back instead of waiting, for those who must
@@ -16,7 +18,7 @@ type Barrier struct {
 	// rule of Work.owner and guards the fields below in the same way.
 	queue atomic.Pointer[Queue]
 
-	links  links[Barrier]
+	links  list.Links[Barrier]
 	ready  bool   // in queue.ready, else in queue.barriers
 	ticket uint64 // the last one that it waits for
 }
@@ -26,7 +28,9 @@ type barrierCompletion struct{}
 
 func (barrierCompletion) String() string { return "flush_barrier" }
 
-func (b *Barrier) place() *links[Barrier] { return &b.links }
+type barrierPlace struct{}
+
+func (barrierPlace) Links(b *Barrier) *list.Links[Barrier] { return &b.links }
 
 // Init sets what b calls. The name serves as a Work's does. Init panics if b is
 // in use.
@@ -75,7 +79,7 @@ func (q *Queue) FlushAsync(b *Barrier) bool {
 	if q.oldestLocked() > b.ticket {
 		q.readyLocked(b)
 	} else {
-		q.barriers.push(b)
+		q.barriers.Push(b)
 	}
 	q.mu.Unlock()
 	return true
@@ -84,7 +88,7 @@ func (q *Queue) FlushAsync(b *Barrier) bool {
 // readyLocked has b's function run by the next worker that is free.
 func (q *Queue) readyLocked(b *Barrier) {
 	b.ready = true
-	q.ready.push(b)
+	q.ready.Push(b)
 	q.more.Signal()
 }
 
@@ -103,9 +107,9 @@ func (b *Barrier) Cancel() bool {
 			continue
 		}
 		if b.ready {
-			q.ready.remove(b)
+			q.ready.Remove(b)
 		} else {
-			q.barriers.remove(b)
+			q.barriers.Remove(b)
 		}
 		b.queue.Store(nil)
 		q.advanceLocked()

@@ -30,10 +30,10 @@ func (q *Queue) waitUnlock(reached func() bool) {
 // advanceLocked lets go what waited for the work or barrier that has just ended
 // or left.
 func (q *Queue) advanceLocked() {
-	if q.barriers.first != nil {
+	if q.barriers.First() != nil {
 		oldest := q.oldestLocked()
-		for b := q.barriers.first; b != nil && b.ticket < oldest; b = q.barriers.first {
-			q.barriers.remove(b)
+		for b := q.barriers.First(); b != nil && b.ticket < oldest; b = q.barriers.First() {
+			q.barriers.Remove(b)
 			q.readyLocked(b)
 		}
 	}
@@ -61,7 +61,7 @@ func (q *Queue) Idle() bool {
 // or running; more than any if none is.
 func (q *Queue) oldestLocked() uint64 {
 	oldest := uint64(math.MaxUint64)
-	if w := q.pending.first; w != nil {
+	if w := q.pending.First(); w != nil {
 		oldest = w.ticket
 	}
 	for _, k := range q.workers {
@@ -109,7 +109,7 @@ func (q *Queue) Drain() {
 }
 
 func (q *Queue) emptyLocked() bool {
-	return q.pending.length+q.running+q.barriers.length+q.ready.length == 0
+	return q.pending.Len()+q.running+q.barriers.Len()+q.ready.Len() == 0
 }
 
 // Destroy drains the queue and ends its workers; when it returns, they have

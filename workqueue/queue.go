@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fabrid/fabrid/internal/list"
 	"github.com/fabrid/fabrid/lockdep"
 )
 
@@ -53,15 +54,15 @@ type Queue struct {
 	more      sync.Cond                // there may be something for a worker to do
 	maxActive int
 	workers   []*worker
-	running   int               // workers that run a work or a barrier
-	pending   list[Work, *Work] // by ticket
-	armed     int               // works whose delay runs
-	ticket    uint64            // the last one given
+	running   int                        // workers that run a work or a barrier
+	pending   list.List[Work, workPlace] // by ticket
+	armed     int                        // works whose delay runs
+	ticket    uint64                     // the last one given
 	completed uint64
 	waiters   []*waiter
-	barriers  list[Barrier, *Barrier] // that wait, by ticket
-	ready     list[Barrier, *Barrier] // whose function is to be run
-	draining  int                     // callers of Drain and Destroy
+	barriers  list.List[Barrier, barrierPlace] // that wait, by ticket
+	ready     list.List[Barrier, barrierPlace] // whose function is to be run
+	draining  int                              // callers of Drain and Destroy
 	destroyed bool
 }
 
@@ -163,7 +164,7 @@ func (q *Queue) pushLocked(w *Work) {
 	w.ticket = q.ticket
 	w.queued = time.Now()
 	w.pending = true
-	q.pending.push(w)
+	q.pending.Push(w)
 	if !w.running { // else the worker that runs it looks for more when it ends
 		q.more.Signal()
 	}

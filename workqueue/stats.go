@@ -79,14 +79,14 @@ func (q *Queue) Stats() Stats {
 		Ordered:   q.ordered,
 		MaxActive: q.maxActive,
 		Workers:   len(q.workers),
-		Pending:   q.pending.length,
+		Pending:   q.pending.Len(),
 		Delayed:   q.armed,
-		Barriers:  q.barriers.length + q.ready.length,
+		Barriers:  q.barriers.Len() + q.ready.Len(),
 		Completed: q.completed,
 		Draining:  q.draining > 0,
 		Destroyed: q.destroyed,
 	}
-	if w := q.pending.first; w != nil {
+	if w := q.pending.First(); w != nil {
 		s.OldestPending = now.Sub(w.queued)
 	}
 	for _, k := range q.workers {

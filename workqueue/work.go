@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fabrid/fabrid/internal/list"
 	"github.com/fabrid/fabrid/lockdep"
 )
 
@@ -36,7 +37,7 @@ type Work struct {
 	// finds that queue here owns the fields below.
 	owner atomic.Pointer[Queue]
 
-	links     links[Work]
+	links     list.Links[Work]
 	pending   bool      // in owner.pending
 	running   bool      // its function is being run
 	canceling bool      // CancelSync waits for the run; queueing is refused
@@ -52,7 +53,9 @@ type workCompletion struct{}
 
 func (workCompletion) String() string { return "work_completion" }
 
-func (w *Work) place() *links[Work] { return &w.links }
+type workPlace struct{}
+
+func (workPlace) Links(w *Work) *list.Links[Work] { return &w.links }
 
 // Init sets what w runs. The name is what [Queue.Stats] shows, and w's class for
 // the lock-order validator: all works of one name play one role. Names like
@@ -181,7 +184,7 @@ func (w *Work) cancelLocked(q *Queue) bool {
 	case w.armed:
 		w.disarmLocked(q)
 	case w.pending:
-		q.pending.remove(w)
+		q.pending.Remove(w)
 		w.pending = false
 	default:
 		return false

@@ -47,8 +47,8 @@ func (q *Queue) work(k *worker) {
 	q.mu.Lock()
 	k.goroutine = id
 	for {
-		if b := q.ready.first; b != nil {
-			q.ready.remove(b)
+		if b := q.ready.First(); b != nil {
+			q.ready.Remove(b)
 			q.runBarrierLocked(k, b)
 			continue
 		}
@@ -92,9 +92,9 @@ func (q *Queue) replace(k *worker) {
 // nextLocked takes out the first pending work that is not running. At most
 // maxActive works run, so it looks at few more than that.
 func (q *Queue) nextLocked() *Work {
-	for w := q.pending.first; w != nil; w = w.links.next {
+	for w := q.pending.First(); w != nil; w = q.pending.Next(w) {
 		if !w.running {
-			q.pending.remove(w)
+			q.pending.Remove(w)
 			w.pending = false
 			return w
 		}
