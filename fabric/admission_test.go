@@ -17,22 +17,30 @@ import (
 	"github.com/fabrid/fabrid/transport/loop"
 )
 
+var addrFive = netip.MustParseAddrPort("192.0.2.1:4420")
+
+// serveFive makes a target, at addrFive, that may have five queues.
+func serveFive(t *testing.T) (*fabric.Node, *target.Target) {
+	t.Helper()
+	node, err := fabric.NewNode(fabric.Config{Sim: true, Limits: admission.Config{Target: admission.Limits{Queues: 5}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tgt, port := serve(t)
+	if _, err := node.Loop().Listen(loop.Config{Core: port, Addr: addrFive}); err != nil {
+		t.Fatal(err)
+	}
+	return node, tgt
+}
+
 // Controllers get as many I/O queues as there is room for, at least one; who
 // comes when there is none waits his time; what nobody comes for is for others;
 // who only looks around takes one queue.
 func TestAdmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node, err := fabric.NewNode(fabric.Config{Sim: true, Limits: admission.Config{Target: admission.Limits{Queues: 5}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tgt, port := serve(t)
-		addr := netip.MustParseAddrPort("192.0.2.1:4420")
-		if _, err := node.Loop().Listen(loop.Config{Core: port, Addr: addr}); err != nil {
-			t.Fatal(err)
-		}
+		node, tgt := serveFive(t)
 		connect := func(queues int) (*host.Controller, error) {
-			return host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addr, NQN: nqn, NrIOQueues: queues})
+			return host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addrFive, NQN: nqn, NrIOQueues: queues})
 		}
 		used := func(queues, reserved, connecting int) {
 			t.Helper()
@@ -80,7 +88,7 @@ func TestAdmission(t *testing.T) {
 		}
 		used(0, 0, 0)
 
-		d, err := host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addr, NQN: nvme.DiscoveryNQN})
+		d, err := host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addrFive, NQN: nvme.DiscoveryNQN})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,16 +106,8 @@ func TestAdmission(t *testing.T) {
 // What is reserved and not used is given back in time.
 func TestReservationEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		node, err := fabric.NewNode(fabric.Config{Sim: true, Limits: admission.Config{Target: admission.Limits{Queues: 5}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tgt, port := serve(t)
-		addr := netip.MustParseAddrPort("192.0.2.1:4420")
-		if _, err := node.Loop().Listen(loop.Config{Core: port, Addr: addr}); err != nil {
-			t.Fatal(err)
-		}
-		c, err := host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addr, NQN: nqn})
+		node, tgt := serveFive(t)
+		c, err := host.Connect(t.Context(), host.Config{Dialer: node.Loop().Dialer(), Remote: addrFive, NQN: nqn})
 		if err != nil {
 			t.Fatal(err)
 		}
