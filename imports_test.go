@@ -23,7 +23,7 @@ var mayImport = map[string]string{
 	"workqueue": "lockdep internal/list",
 	"admission": "lockdep internal/list",
 	"verbs":     "lockdep",
-	"rdmacm":    "verbs workqueue lockdep",
+	"rdmacm":    "verbs workqueue lockdep internal/list",
 	"bdev":      "shard workqueue lockdep",
 	"transport": "nvme shard workqueue admission lockdep internal/list",
 

@@ -299,28 +299,17 @@ func TestConnectWaitsForReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, true, target.SubsystemConfig{})
 		defer w.close()
-		ready := time.Now().Add(3 * time.Second)
-		w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
-			c := nvme.Command(r.Command[:])
-			if !c.IsFabrics() || c.FCTYPE() != nvme.FabricsPropertyGet {
-				return
-			}
-			switch c.Property().Offset {
-			case nvme.PropertyCSTS:
-				if time.Now().Before(ready) {
-					r.Completion.Result = 0
-				}
-			case nvme.PropertyCAP:
-				r.Completion.Result = uint64(nvme.CAP(r.Completion.Result).WithTO(9))
-			}
+		late := func(d time.Duration) {
+			w.readyLate(d, func(c nvme.CAP) nvme.CAP { return c.WithTO(9) }, 0)
 		}
+		late(3 * time.Second)
 		start := time.Now()
 		c := w.connect(w.config())
 		if d := time.Since(start); d < 3*time.Second || d > 3*time.Second+10*time.Millisecond {
 			t.Errorf("connected after %v", d)
 		}
 		w.disconnect(c)
-		ready = time.Now().Add(time.Hour)
+		late(time.Hour)
 		start = time.Now()
 		_, err := host.Connect(context.Background(), w.config())
 		if err == nil || !strings.Contains(err.Error(), "not ready within 5s") {

@@ -119,6 +119,32 @@ func (w *world) listen() {
 	w.must(err)
 }
 
+// readyLate has controllers take so long until CSTS.RDY, and say of it what edit
+// makes of CAP and, unless it is zero, crto.
+func (w *world) readyLate(d time.Duration, edit func(nvme.CAP) nvme.CAP, crto uint64) {
+	ready := time.Now().Add(d)
+	w.dialer.set(func() {
+		w.dialer.mangle = func(_ uint16, r *transport.HostRequest) {
+			c := nvme.Command(r.Command[:])
+			if !c.IsFabrics() || c.FCTYPE() != nvme.FabricsPropertyGet {
+				return
+			}
+			switch c.Property().Offset {
+			case nvme.PropertyCSTS:
+				if time.Now().Before(ready) {
+					r.Completion.Result = 0
+				}
+			case nvme.PropertyCAP:
+				r.Completion.Result = uint64(edit(nvme.CAP(r.Completion.Result)))
+			case nvme.PropertyCRTO:
+				if crto != 0 {
+					r.Completion.Status, r.Completion.Result = nvme.Success, crto
+				}
+			}
+		}
+	})
+}
+
 // unplug ends the listener: queues go down and nobody answers any more.
 func (w *world) unplug() {
 	w.t.Helper()

@@ -1,21 +1,29 @@
 package rdmacm
 
-import "time"
+import (
+	"time"
+
+	"github.com/fabrid/fabrid/internal/list"
+)
 
 // A patience is the connect requests that nobody has answered yet, the oldest
 // first. All have the same time, so one timer does, and a request costs neither
 // an allocation nor a timer of its own.
 type patience struct {
-	timeout     time.Duration
-	first, last *ID
-	timer       *time.Timer // made with the first request
-	armed       bool
+	timeout time.Duration
+	ids     list.List[ID, askedPlace]
+	timer   *time.Timer // made with the first request
+	armed   bool
 }
+
+type askedPlace struct{}
+
+func (askedPlace) Links(id *ID) *list.Links[ID] { return &id.asked }
 
 // unanswered is the place of an ID in a patience, and until when it may stay.
 type unanswered struct {
-	older, newer *ID
-	until        time.Time // zero: it is not in the list
+	asked list.Links[ID]
+	until time.Time // zero: it is not in the list
 }
 
 // addRequest is add for the ID of a connect request, whose time begins.
@@ -27,13 +35,8 @@ func (cm *CM) addRequest(id *ID) bool {
 	}
 	cm.ids[id] = struct{}{}
 	p := &cm.asked
-	id.unanswered = unanswered{older: p.last, until: time.Now().Add(p.timeout)}
-	if p.last == nil {
-		p.first = id
-	} else {
-		p.last.newer = id
-	}
-	p.last = id
+	id.until = time.Now().Add(p.timeout)
+	p.ids.Push(id)
 	if p.armed {
 		return true
 	}
@@ -56,17 +59,8 @@ func (cm *CM) answered(id *ID) {
 }
 
 func (p *patience) remove(id *ID) {
-	if id.older == nil {
-		p.first = id.newer
-	} else {
-		id.older.newer = id.newer
-	}
-	if id.newer == nil {
-		p.last = id.older
-	} else {
-		id.newer.older = id.older
-	}
-	id.unanswered = unanswered{}
+	p.ids.Remove(id)
+	id.until = time.Time{}
 }
 
 // stop ends the timer. There are no requests any more, and will be none.
@@ -94,7 +88,7 @@ func (cm *CM) overdue() *ID {
 	cm.mu.Lock()
 	defer cm.mu.Unlock()
 	p := &cm.asked
-	id := p.first
+	id := p.ids.First()
 	if id == nil {
 		p.armed = false
 		return nil
