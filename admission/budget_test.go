@@ -25,7 +25,7 @@ func empty(t interface{ Errorf(string, ...any) }, b *Budget) {
 	if s := b.Stats(); s.Used != (Usage{}) || s.Hosts != 0 {
 		t.Errorf("still charged: %+v", s)
 	}
-	if b.line.Len() != 0 {
+	if b.line.hosts.Len() != 0 {
 		t.Errorf("somebody is in the line")
 	}
 }
@@ -492,7 +492,7 @@ func TestAny(t *testing.T) {
 						t.Fatal("one whose turn has come is not in the line")
 					}
 				}
-				if h := b.line.First(); h != nil {
+				if h := b.line.hosts.First(); h != nil {
 					if _, ok := h.waiting.First().port.fitsLocked(h, h.waiting.First().whole()); ok {
 						t.Fatal("the first in the line waits though there is room")
 					}

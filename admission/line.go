@@ -14,7 +14,7 @@ func (grantPlace) Links(g *Grant) *list.Links[Grant] { return &g.links }
 // once in it, however many queues it waits for, and goes to the end when it has
 // got one.
 type line struct {
-	list.List[host, hostPlace]
+	hosts list.List[host, hostPlace]
 }
 
 type hostPlace struct{}
@@ -24,14 +24,14 @@ func (hostPlace) Links(h *host) *list.Links[host] { return &h.links }
 func (l *line) join(h *host) {
 	if !h.inLine {
 		h.inLine = true
-		l.Push(h)
+		l.hosts.Push(h)
 	}
 }
 
 func (l *line) leave(h *host) {
 	if h.inLine {
 		h.inLine = false
-		l.Remove(h)
+		l.hosts.Remove(h)
 	}
 }
 
@@ -41,8 +41,8 @@ func (l *line) leave(h *host) {
 // own bound or his port's stops is passed over.
 func (b *Budget) serveLocked() *Grant {
 	var first, last *Grant
-	for h := b.line.First(); h != nil; {
-		after := b.line.Next(h)
+	for h := b.line.hosts.First(); h != nil; {
+		after := b.line.hosts.Next(h)
 		g := h.waiting.First()
 		if g == nil || g.state != ready {
 			// Its first is early: who came before it has not gone yet.
