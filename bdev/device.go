@@ -25,6 +25,18 @@ type Device interface {
 	Close() error
 }
 
+// A Canceler is a device with a queue of its own, that can give back an op which
+// it has not begun.
+type Canceler interface {
+	Device
+
+	// Cancel takes back an op that was submitted, if the device has not begun it.
+	// If so, it will not, Done is not called, and the op is its owner's again;
+	// otherwise Done is called as if nothing had been asked. It must be called on
+	// op.Shard, before Done, and does not block.
+	Cancel(op *Op) bool
+}
+
 // Info describes a device.
 type Info struct {
 	BlockSize int    // bytes of a logical block: a power of two, at least 512

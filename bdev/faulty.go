@@ -138,6 +138,20 @@ func (f *Faulty) Submit(op *Op) {
 
 func matches(kinds []Kind, k Kind) bool { return len(kinds) == 0 || slices.Contains(kinds, k) }
 
+// Cancel takes back an op that is held; see [Canceler].
+func (f *Faulty) Cancel(op *Op) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, o := range f.held {
+		if o.outer == op {
+			f.held = slices.Delete(f.held, i, i+1)
+			f.ops.Done()
+			return true
+		}
+	}
+	return false
+}
+
 // failLocked returns what an op of the kind is to fail with, if it is.
 func (f *Faulty) failLocked(k Kind) error {
 	for i := range f.fails {

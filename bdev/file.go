@@ -190,6 +190,30 @@ func (f *File) Submit(op *Op) {
 	f.more.Signal()
 }
 
+// Cancel takes back an op that no worker has taken; see [Canceler].
+func (f *File) Cancel(op *Op) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var before *Op
+	for o := f.first; o != nil; before, o = o, o.Next {
+		if o != op {
+			continue
+		}
+		if before == nil {
+			f.first = op.Next
+		} else {
+			before.Next = op.Next
+		}
+		if f.last == op {
+			f.last = before
+		}
+		op.Next = nil
+		f.ops.Done()
+		return true
+	}
+	return false
+}
+
 // work is a worker: it takes ops until the device is closed and none is left.
 func (f *File) work() {
 	for {
