@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -240,6 +241,18 @@ func (q *queue) Pull(r *transport.Request) {
 		return
 	}
 	s.ready(nil)
+}
+
+// Cancel implements [transport.Fabric].
+func (q *queue) Cancel(r *transport.Request) bool {
+	s := &q.slots[r.Index]
+	i := slices.Index(q.waits, s)
+	if i < 0 || q.isDown {
+		return false
+	}
+	q.waits = slices.Delete(q.waits, i, i+1)
+	s.state = atCore
+	return true
 }
 
 func (q *queue) wait(s *slot) {

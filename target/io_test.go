@@ -331,6 +331,7 @@ type quick struct {
 func (f *quick) Reserve(r *transport.Request, _ int) bool { r.Data = f.data; return true }
 func (f *quick) Pull(r *transport.Request)                { r.Data = f.data; f.core.DataReady(r, nil) }
 func (f *quick) Complete(r *transport.Request)            { f.last = r.Completion.Status; f.core.Sent(r) }
+func (f *quick) Cancel(*transport.Request) bool           { return false }
 func (f *quick) Disconnect(error)                         {}
 
 // quickQueue is an I/O queue of h on a quick fabric.

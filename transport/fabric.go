@@ -54,6 +54,11 @@ type Fabric interface {
 	// [Queue.DataReady] follows, possibly before Pull has returned.
 	Pull(r *Request)
 
+	// Cancel takes back a Reserve or Pull that waits for the fabric's memory: r is
+	// the core's again, without Data, and DataReady does not follow. If it does not
+	// wait, or the data is on its way, Cancel returns false and changes nothing.
+	Cancel(r *Request) bool
+
 	// Complete sends r.Data, if the command moves data to the host and its
 	// status is success, and then r.Completion. [Queue.Sent] follows, also when
 	// the queue is down and nothing is sent.

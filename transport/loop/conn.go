@@ -196,6 +196,18 @@ func (c *conn) wait(s *slot, n int, pull bool) {
 	}
 }
 
+// Cancel implements [transport.Fabric].
+func (c *conn) Cancel(r *transport.Request) bool {
+	s := &c.slots[r.Index]
+	if !s.waits {
+		return false
+	}
+	c.pool.waiting.remove(s)
+	s.waits = false
+	c.pool.give(nil) // others may have waited behind it
+	return true
+}
+
 // served is told by the pool that s has got its pages.
 func (c *conn) served(s *slot) {
 	if s.pull {

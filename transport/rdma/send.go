@@ -92,6 +92,17 @@ func (q *queue) Pull(tr *transport.Request) {
 	}
 }
 
+// Cancel implements [transport.Fabric].
+func (q *queue) Cancel(tr *transport.Request) bool {
+	r := q.own(tr)
+	if r.state != reqReserving && r.state != reqPullWait {
+		return false
+	}
+	q.v.pool.leave(r)
+	r.state = reqCore
+	return true
+}
+
 // bufferReady goes on with a request that has got what it waited for.
 func (q *queue) bufferReady(r *request) {
 	switch r.state {

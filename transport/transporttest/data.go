@@ -292,3 +292,83 @@ func buffersAreWaitedFor(b *bench) {
 	})
 	p.disconnect()
 }
+
+// A request that waits for a buffer can be taken back, once; those behind it
+// move up. One that does not wait cannot.
+func cancelWhileWaiting(b *bench) {
+	const depth = 16
+	var all []*transport.Request
+	b.env.Core.handle = func(q *Queue, r *transport.Request) {
+		all = append(all, r)
+		if q.fabric.Cancel(r) {
+			q.errorf("request %d was taken back, and it was the core's", r.Index)
+		}
+		then := func(r *transport.Request, err error) {
+			if err != nil {
+				q.errorf("no buffer: %v", err)
+			}
+			q.hold(r)
+		}
+		if r.Command.Direction() == nvme.HostToController {
+			q.pull(r, then)
+		} else {
+			q.reserve(r, r.Length, then)
+		}
+	}
+	p, reqs := overbook(b, depth)
+	p.send(reqs...)
+	p.until("the commands", func() bool {
+		n := 0
+		p.core.run(func() { n = p.core.received })
+		return n == depth
+	})
+	canceled := 0
+	p.core.run(func() {
+		for i, r := range all {
+			if i%3 == 0 || p.core.state[r.Index] != asked || !p.core.fabric.Cancel(r) {
+				continue
+			}
+			canceled++
+			p.core.state[r.Index] = here
+			if p.core.fabric.Cancel(r) {
+				b.Errorf("request %d was taken back twice", r.Index)
+			}
+			p.core.complete(r, nvme.AbortRequested, 0)
+		}
+	})
+	if most := int(b.fab.Pool) / b.fab.MaxData; b.fab.Pool > 0 && most < depth/2 && canceled == 0 {
+		b.Errorf("none of %d requests could be taken back, and there are buffers for %d", depth, most)
+	}
+	for left := depth - canceled; left > 0; {
+		p.until("a request with a buffer", func() bool {
+			n := 0
+			p.core.run(func() { n = len(p.core.held) })
+			return n > 0
+		})
+		p.core.run(func() {
+			for _, r := range p.core.held {
+				if p.core.fabric.Cancel(r) {
+					b.Errorf("request %d was taken back, and it had its data", r.Index)
+				}
+				p.core.carriedOut(r, nil)
+				left--
+			}
+			p.core.held = p.core.held[:0]
+		})
+	}
+	aborted := 0
+	for i, r := range reqs {
+		receive(b, "the completion", r.done)
+		if r.Err == nil && r.Completion.Status == nvme.AbortRequested {
+			aborted++
+			continue
+		}
+		if _, at := same(r.Data, byte(i)); at >= 0 || r.Err != nil {
+			b.Errorf("request %d: %v, or data differ at byte %d", i, r.Err, at)
+		}
+	}
+	if aborted != canceled {
+		b.Errorf("%d requests were taken back, %d were answered so", canceled, aborted)
+	}
+	p.disconnect()
+}

@@ -40,6 +40,7 @@ var checks = []struct {
 	{"WriteWithoutPull", false, writeWithoutPull},
 	{"TooMuchData", false, tooMuchData},
 	{"BuffersAreWaitedFor", true, buffersAreWaitedFor},
+	{"CancelWhileBuffersAreWaitedFor", true, cancelWhileWaiting},
 	// leave.go
 	{"DisconnectByHost", false, disconnectByHost},
 	{"DisconnectByTarget", false, disconnectByTarget},
