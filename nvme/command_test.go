@@ -216,6 +216,31 @@ func TestDSM(t *testing.T) {
 	}
 }
 
+func TestCopy(t *testing.T) {
+	c := NewCommand()
+	for _, want := range []CopyCommand{
+		{NSID: 3, SDLBA: 1<<64 - 1, NR: 255, DESFMT: 15, FUA: true, LR: true},
+		{NSID: 1, SDLBA: 8, NR: 1},
+	} {
+		c.PutCopy(want)
+		if got := c.Copy(); got != want || IOOpcode(c.Opcode()) != IOCopy || c.Direction() != HostToController {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	want := []CopyRange{{1 << 40, 0xFFFF}, {7, 0}}
+	var b []byte
+	for _, r := range want {
+		b = r.AppendTo(b)
+	}
+	got, err := AppendCopyRanges(nil, b, 1)
+	if err != nil || len(got) != 2 || got[0] != want[0] || got[1] != want[1] || got[0].Blocks() != 1<<16 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := AppendCopyRanges(nil, b, 2); err == nil {
+		t.Error("three ranges in the bytes of two")
+	}
+}
+
 func TestDirection(t *testing.T) {
 	for _, tt := range []struct {
 		put  func(Command)

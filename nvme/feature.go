@@ -99,6 +99,16 @@ const (
 	SELCapabilities = 3
 )
 
+// FeatureCapabilities is the result of a Get Features with [SELCapabilities].
+type FeatureCapabilities uint32
+
+// Bits of FeatureCapabilities.
+const (
+	FeatureSaveable   FeatureCapabilities = 1 << 0
+	FeatureNamespace  FeatureCapabilities = 1 << 1 // it has a value per namespace
+	FeatureChangeable FeatureCapabilities = 1 << 2
+)
+
 // featureSave is SV in CDW10.
 const featureSave = 1 << 31
 

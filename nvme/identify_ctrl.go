@@ -53,6 +53,14 @@ const (
 	ONCSCopy               = 1 << 8
 )
 
+// OCFS bits of [IdentifyController]: the formats of Copy's source ranges.
+const (
+	OCFSFormat0 = 1 << 0
+	OCFSFormat1 = 1 << 1
+	OCFSFormat2 = 1 << 2
+	OCFSFormat3 = 1 << 3
+)
+
 // VWC bits of [IdentifyController].
 const (
 	VWCPresent        = 1 << 0 // a volatile write cache exists: Flush matters
@@ -173,7 +181,7 @@ type IdentifyController struct {
 	AWUN, AWUPF         uint16
 	ICSVSCC, NWPC       uint8
 	ACWU                uint16
-	CDFS                uint16
+	OCFS                uint16 // OCFS bits
 	SGLS                uint32 // SGLS bits
 	MNAN                uint32 // most namespaces at a time; 0: NN
 	MAXDNA              Uint128
@@ -284,7 +292,7 @@ func (c *IdentifyController) layoutNVM(l layout) {
 	u8(l, 530, &c.ICSVSCC)
 	u8(l, 531, &c.NWPC)
 	u16(l, 532, &c.ACWU)
-	u16(l, 534, &c.CDFS)
+	u16(l, 534, &c.OCFS)
 	u32(l, 536, &c.SGLS)
 	u32(l, 540, &c.MNAN)
 	u128(l, 544, &c.MAXDNA)

@@ -11,6 +11,8 @@ const (
 	OffNLB       = 48
 	OffControl   = 50
 	OffDSMGMT    = 52
+	OffCopyNR    = 48
+	OffCopyFmt   = 49 // in bits 3:0
 	OffDSMNR     = 40
 	OffDSMAttrib = 44
 )

@@ -7,7 +7,7 @@ type LogPage uint8
 
 // Log pages.
 const (
-	LogSupportedPages      LogPage = 0x00
+	LogSupportedPages      LogPage = 0x00 // [SupportedLogPages]
 	LogError               LogPage = 0x01 // [ErrorLogEntry]
 	LogSMART               LogPage = 0x02 // [SMARTLog]
 	LogFirmwareSlot        LogPage = 0x03 // [FirmwareSlotLog]
@@ -25,8 +25,8 @@ const (
 	LogEnduranceEvents     LogPage = 0x0F
 	LogMediaUnitStatus     LogPage = 0x10
 	LogSupportedCapacity   LogPage = 0x11
-	LogFeatureEffects      LogPage = 0x12
-	LogMIEffects           LogPage = 0x13
+	LogFeatureEffects      LogPage = 0x12 // [FeatureEffectsLog]
+	LogMIEffects           LogPage = 0x13 // [MIEffectsLog]
 	LogLockdown            LogPage = 0x14
 	LogBootPartition       LogPage = 0x15
 	LogRotationalMedia     LogPage = 0x16

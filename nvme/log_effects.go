@@ -18,6 +18,11 @@ const (
 	EffectCSE          CommandEffects = 7 << 16 // Command Submission and Execution
 	EffectCSENamespace CommandEffects = 1 << 16 // no other command to the namespace
 	EffectCSEAny       CommandEffects = 2 << 16 // no other command to any namespace
+
+	EffectScope           CommandEffects = 0xFFF << 20 // CSP: what the command acts on; 0: not reported
+	EffectScopeNamespace  CommandEffects = 1 << 20
+	EffectScopeController CommandEffects = 1 << 21
+	EffectScopeSubsystem  CommandEffects = 1 << 25
 )
 
 // EffectsLog is the Commands Supported and Effects log page, LID 05h, of one

@@ -26,13 +26,19 @@ type ErrorLogEntry struct {
 	Version    uint8  // Log Page Version; CSI and Opcode are valid from 1 on
 }
 
-// ParameterErrorLocation returns the location for the byte of the command,
-// and [NoParameterError] if it is not one of its 64.
-func ParameterErrorLocation(offset int) uint16 {
+// ParameterErrorLocation returns the location for the bit, 0 to 7, of the byte
+// of the command, and [NoParameterError] if it is not one of its 64.
+func ParameterErrorLocation(offset int, bit uint8) uint16 {
 	if offset < 0 || offset >= CommandSize {
 		return NoParameterError
 	}
-	return uint16(offset)
+	return uint16(offset) | uint16(bit&7)<<8
+}
+
+// ErrorLocation returns the byte and the bit of a Parameter Error Location; ok
+// is false if the error has no one field.
+func ErrorLocation(location uint16) (offset int, bit uint8, ok bool) {
+	return int(location & 0xFF), uint8(location >> 8 & 7), location != NoParameterError
 }
 
 func (e *ErrorLogEntry) layout(l layout) {

@@ -171,7 +171,7 @@ func TestChangedNamespaces(t *testing.T) {
 }
 
 func TestErrorLogEntry(t *testing.T) {
-	e := ErrorLogEntry{ErrorCount: 1, SQID: 2, CID: 3, Status: InvalidField.WithDNR(), Location: ParameterErrorLocation(OffCNS),
+	e := ErrorLogEntry{ErrorCount: 1, SQID: 2, CID: 3, Status: InvalidField.WithDNR(), Location: ParameterErrorLocation(OffCNS, 0),
 		NSID: 4, TRTYPE: TransportRDMA, Opcode: uint8(AdminIdentify), Version: 1}
 	b := e.AppendTo(nil)
 	same(t, "status and location", b[12:16], []byte{0x04, 0x80, 40, 0})
@@ -179,9 +179,17 @@ func TestErrorLogEntry(t *testing.T) {
 	if err := got.Parse(append(b, 0xFF)); err != nil || got != e {
 		t.Errorf("%+v, %v, want %+v", got, err, e)
 	}
-	for off, want := range map[int]uint16{0: 0, 63: 63, 64: NoParameterError, -1: NoParameterError, 256: NoParameterError} {
-		if got := ParameterErrorLocation(off); got != want {
-			t.Errorf("byte %d: %#x, want %#x", off, got, want)
+	for _, tt := range []struct {
+		off  int
+		bit  uint8
+		want uint16
+	}{{0, 0, 0}, {63, 7, 0x73F}, {1, 6, 0x601}, {1, 8, 1}, {64, 0, NoParameterError}, {-1, 0, NoParameterError}, {256, 3, NoParameterError}} {
+		got := ParameterErrorLocation(tt.off, tt.bit)
+		if got != tt.want {
+			t.Errorf("byte %d bit %d: %#x, want %#x", tt.off, tt.bit, got, tt.want)
+		}
+		if off, bit, ok := ErrorLocation(got); ok != (got != NoParameterError) || ok && (off != tt.off || bit != tt.bit&7) {
+			t.Errorf("%#x: byte %d bit %d, %v", got, off, bit, ok)
 		}
 	}
 }
@@ -280,5 +288,30 @@ func FuzzDSMRanges(f *testing.F) {
 			enc = r.AppendTo(enc)
 		}
 		same(t, "again", enc, b[:(int(nr)+1)*DSMRangeSize])
+	})
+}
+
+func FuzzSupportedLogPages(f *testing.F) {
+	fuzzCodec[SupportedLogPages](f, (&SupportedLogPages{LID: [256]LogPageSupport{5: LogSupported}}).AppendTo(nil))
+}
+
+func FuzzFeatureEffectsLog(f *testing.F) {
+	fuzzCodec[FeatureEffectsLog](f, (&FeatureEffectsLog{FIS: [256]FeatureEffects{5: FeatureSupported | FeatureScopeNamespace}}).AppendTo(nil))
+}
+
+func FuzzMIEffectsLog(f *testing.F) {
+	fuzzCodec[MIEffectsLog](f, (&MIEffectsLog{MICS: [256]CommandEffects{1: EffectCSUPP}}).AppendTo(nil))
+}
+
+func FuzzCopyRanges(f *testing.F) {
+	f.Add(CopyRange{1, 2}.AppendTo(nil), uint8(0))
+	f.Fuzz(func(t *testing.T, b []byte, nr uint8) {
+		ranges, err := AppendCopyRanges(nil, b, nr)
+		if err != nil {
+			return
+		}
+		for i, r := range ranges {
+			same(t, "again", r.AppendTo(nil)[8:18], b[i*CopyRangeSize+8:][:10])
+		}
 	})
 }

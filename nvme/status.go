@@ -144,6 +144,7 @@ type FieldError struct {
 	Status Status
 	Field  string // the specification's name, such as "SQSIZE"
 	Offset int    // byte offset in the command, or in the data if InData
+	Bit    uint8  // first bit of the field in that byte, 0 to 7
 	InData bool   // the field is in the data of the command
 }
 

@@ -26,7 +26,7 @@ func (c *controller) logError(rq *request, fe *nvme.FieldError) {
 		Version:  1,
 	}
 	if !fe.InData {
-		e.Location = nvme.ParameterErrorLocation(fe.Offset)
+		e.Location = nvme.ParameterErrorLocation(fe.Offset, fe.Bit)
 	}
 	if cmd.IsFabrics() {
 		e.NSID = 0
