@@ -29,6 +29,7 @@ type engine struct {
 	closed  bool       // nothing goes out any more
 
 	flushing bool // flush runs, and sees what is wanted
+	yielded  bool // consumers' flushers had their turn: flush is next
 
 	// batch is what is about to be sent. It names memory of consumers only
 	// between a call of gather or sendAnswers and the transmit at its end: no
@@ -93,7 +94,7 @@ const (
 
 func newEngine(d *Device, s *shard.Shard) *engine {
 	e := &engine{dev: d, shard: s, paths: make(map[pathKey]*path), batch: newTxBatch()}
-	e.flusher.Fn = e.flush
+	e.flusher.Fn = e.yield
 	e.again.Fn = e.wantFlush
 	e.qps.init()
 	return e
@@ -133,6 +134,16 @@ func (e *engine) wantAck(q *queuePair) {
 	e.wantSend(q)
 }
 
+// yield lets consumers end their round before the engine does, so that what they
+// post goes out with what there is to acknowledge, in one system call.
+func (e *engine) yield() {
+	if e.yielded = !e.yielded; e.yielded {
+		e.wantFlush()
+		return
+	}
+	e.flush()
+}
+
 // flush ends a round.
 func (e *engine) flush() {
 	e.flushing = true
@@ -149,12 +160,14 @@ func (e *engine) flush() {
 func (e *engine) endRound() (more bool) {
 	for range flushBatches {
 		e.deliver()
-		if !e.transmit() {
+		if (e.blocked || e.batch.full()) && !e.transmit() {
 			return false
 		}
 		if e.senders.first == nil && len(e.acking) == 0 {
+			e.transmit()
 			return false
 		}
+		// What is in the batch by now, such as MADs, goes with the rest.
 		e.gather()
 		if !e.transmit() {
 			e.deliver()
@@ -173,7 +186,12 @@ func (e *engine) gather() {
 		e.acking[n-1], e.acking = nil, e.acking[:n-1]
 		q.acking = false
 		if q.state == verbs.RTS {
-			q.resp.acknowledge(e.batch)
+			if q.sq.brief() {
+				q.req.send(e.batch, briefWRs)
+			}
+			if q.state == verbs.RTS {
+				q.resp.acknowledge(e.batch)
+			}
 		}
 	}
 	for !e.batch.full() {

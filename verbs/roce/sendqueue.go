@@ -81,6 +81,29 @@ func (q *sendQueue) grow(n int) {
 
 func (q *sendQueue) at(i uint64) *wqe { return &q.ring[i%uint64(len(q.ring))] }
 
+// briefWRs and briefBytes are what a queue pair sends before an ACK of its own,
+// instead of after it. An ACK is the smallest of packets, and so can be the last
+// of a train, but no other: together they are one datagram for the kernel.
+const (
+	briefWRs   = 2
+	briefBytes = 256
+)
+
+// brief reports whether what is to be sent next is all that is to be sent, and
+// takes no time worth mentioning: such as a command, or its response.
+func (q *sendQueue) brief() bool {
+	n := q.tail - q.cur
+	if n == 0 || n > briefWRs {
+		return false
+	}
+	for i := q.cur; i != q.tail; i++ {
+		if w := q.at(i); w.isLocal() || w.length > briefBytes && w.op != verbs.WRRDMARead {
+			return false
+		}
+	}
+	return true
+}
+
 // forget empties the queue.
 func (q *sendQueue) forget() {
 	for ; q.head != q.tail; q.head++ {

@@ -62,6 +62,7 @@ func (r *rxRing) init(mem []byte) {
 		h := &r.msgs[i].hdr
 		h.Iov, h.Name, h.Control = &r.iovs[i], (*byte)(unsafe.Pointer(&r.names[i])), (*byte)(unsafe.Pointer(&r.ctl[i]))
 		h.SetIovlen(1)
+		r.ready(i)
 	}
 }
 
@@ -71,14 +72,17 @@ type staging struct {
 	shard   *shard.Shard
 	flusher shard.Flusher
 	again   shard.Task
-	pkts    []stagedPacket
+	trains  []stagedTrain
 	bytes   []byte
 }
 
-type stagedPacket struct {
+// A stagedTrain is one datagram for the kernel: a packet, or a train of them.
+type stagedTrain struct {
 	path   *path
 	eng    *engine
 	lo, hi int // in staging.bytes
+	size   int // of a packet
+	n      int // packets
 }
 
 // mostStaged bounds what is kept for a kernel that takes no more.
@@ -93,25 +97,32 @@ func (s *Shared) gather(sh *shard.Shard) {
 	}
 }
 
-// add takes the packets of b. Each is a datagram of its own.
-func (g *staging) add(e *engine, b *txBatch) {
-	for ; !b.empty(); b.sent++ {
+// add takes the packets of b, which s would have sent.
+func (g *staging) add(s *socket, b *txBatch) {
+	for !b.empty() {
+		first := &b.pkts[b.sent]
+		n := b.train(b.sent, s.gso && !first.path.noTrains, maxIovecs)
 		if len(g.bytes) > mostStaged {
-			e.stats.DropsSend++
+			s.eng.stats.DropsSend += uint64(n)
+			b.sent += n
 			continue
 		}
-		b.seal(b.sent, 0)
-		lo := len(g.bytes)
-		g.bytes = b.bytes(b.sent, g.bytes)
-		g.pkts = append(g.pkts, stagedPacket{b.pkts[b.sent].path, e, lo, len(g.bytes)})
+		t := stagedTrain{path: first.path, eng: s.eng, lo: len(g.bytes), size: first.size, n: n}
+		for k := range n {
+			b.seal(b.sent, k)
+			g.bytes = b.bytes(b.sent, g.bytes)
+			b.sent++
+		}
+		t.hi = len(g.bytes)
+		g.trains = append(g.trains, t)
 	}
 	g.shard.Flush(&g.flusher)
 }
 
 // flush sends what there is.
 func (g *staging) flush() {
-	for done := 0; done < len(g.pkts); {
-		from, n := g.fill(g.pkts[done:])
+	for done := 0; done < len(g.trains); {
+		from, n := g.fill(g.trains[done:])
 		if n == 0 { // nobody of the family is left
 			done++
 			continue
@@ -122,40 +133,38 @@ func (g *staging) flush() {
 		switch {
 		case sent == n || errno == 0 || errno == unix.EINTR:
 		case errno == unix.EAGAIN || errno == unix.ENOBUFS:
-			g.pkts = slices.Delete(g.pkts, 0, done)
+			g.trains = slices.Delete(g.trains, 0, done)
 			g.shard.Post(&g.again)
 			return
 		default: // it never will go: as if it were lost on the way
-			g.pkts[done].eng.stats.DropsSend++
+			t := &g.trains[done]
+			t.eng.stats.DropsSend += uint64(t.n)
+			t.path.noTrains = t.n > 1 // it may be that which is wrong
 			done++
 		}
 	}
-	clear(g.pkts)
-	g.pkts, g.bytes = g.pkts[:0], g.bytes[:0]
+	clear(g.trains)
+	g.trains, g.bytes = g.trains[:0], g.bytes[:0]
 }
 
-// fill makes messages of the first packets of pkts, which are of one family, and
+// fill makes messages of the first of trains, which are of one family, and
 // returns how many, and a socket to send them from.
-func (g *staging) fill(pkts []stagedPacket) (from *socket, n int) {
-	v6 := pkts[0].path.remote.Addr().Is6()
+func (g *staging) fill(trains []stagedTrain) (from *socket, n int) {
+	v6 := trains[0].path.remote.Addr().Is6()
 	i := slices.IndexFunc(g.shared.sockets, func(s *socket) bool { return s.v6 == v6 })
 	if i < 0 {
 		return nil, 0
 	}
 	t := &g.shared.tx
 	t.iovs = t.iovs[:0]
-	for ; n < min(len(pkts), txMessages) && pkts[n].path.remote.Addr().Is6() == v6; n++ {
-		p := &pkts[n]
+	for ; n < min(len(trains), txMessages) && trains[n].path.remote.Addr().Is6() == v6; n++ {
+		p := &trains[n]
 		t.iovs = append(t.iovs, unix.Iovec{Base: &g.bytes[p.lo]})
 		t.iovs[n].SetLen(p.hi - p.lo)
-		t.ctl[n] = p.path.raw.ctl
-		h := &t.msgs[n].hdr
-		*h = unix.Msghdr{
-			Name: (*byte)(unsafe.Pointer(&p.path.raw.name)), Namelen: p.path.raw.nameLen,
-			Iov: &t.iovs[n], Control: (*byte)(unsafe.Pointer(&t.ctl[n])),
+		t.message(n, &p.path.raw, &t.iovs[n], 1, p.n, p.size)
+		if p.n > 1 {
+			p.eng.stats.Trains++
 		}
-		h.SetIovlen(1)
-		h.SetControllen(p.path.raw.ctlLen)
 	}
 	return g.shared.sockets[i], n
 }

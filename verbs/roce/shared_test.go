@@ -8,8 +8,8 @@ import (
 	"github.com/fabrid/fabrid/shard"
 )
 
-// What devices that share send in a round is one system call, from the address of
-// each, also when the one whose socket it was is closed.
+// What devices that share send in a round is one system call, a train of each,
+// from the address of each, also when the one whose socket it was is closed.
 func TestSharedDevicesSendTogether(t *testing.T) {
 	open := func(last byte, s *shard.Shard, shared *Shared) *Device {
 		t.Helper()
@@ -45,32 +45,41 @@ func TestSharedDevicesSendTogether(t *testing.T) {
 		}
 	}()
 
+	const each = 3 // MADs of a device
 	// The peer takes what has come only if its ICRC covers the addresses.
 	round := func(want uint64, devices ...*Device) {
 		t.Helper()
 		before := peer.Stats().MADsReceived
-		var calls uint64
+		var calls, trains uint64
 		if err := s.Run(func() {
 			for _, d := range devices {
 				calls -= d.eng.stats.SendCalls
-				d.eng.sendMAD(d.cfg.Addr, peer.cfg.Addr, make([]byte, madLen))
+				trains -= d.eng.stats.Trains
+				l := engineLink{d.eng}
+				l.holdPath(d.cfg.Addr, peer.cfg.Addr) // as a connection does
+				for range each {
+					d.eng.sendMAD(d.cfg.Addr, peer.cfg.Addr, make([]byte, madLen))
+				}
+				l.dropPath(d.cfg.Addr, peer.cfg.Addr)
 			}
 		}); err != nil {
 			t.Fatal(err)
 		}
 		limit := time.After(5 * time.Second)
-		for got := uint64(0); got < want; got = peer.Stats().MADsReceived - before {
+		for got := uint64(0); got < each*want; got = peer.Stats().MADsReceived - before {
 			select {
 			case <-limit:
-				t.Fatalf("%d of %d came: %+v", got, want, peer.Stats())
+				t.Fatalf("%d of %d came: %+v", got, each*want, peer.Stats())
 			default:
 			}
 		}
 		for _, d := range devices {
-			calls += d.Stats().SendCalls
+			st := d.Stats()
+			calls += st.SendCalls
+			trains += st.Trains
 		}
-		if calls != 1 {
-			t.Errorf("%d devices made %d system calls to send", len(devices), calls)
+		if calls != 1 || trains != want {
+			t.Errorf("%d devices made %d system calls to send %d trains, want 1 and %d", len(devices), calls, trains, want)
 		}
 	}
 	round(3, devices...)

@@ -57,6 +57,14 @@ type rxRing struct {
 	names [rxMessages]unix.RawSockaddrInet6 // large enough for both families
 	ctl   [rxMessages][rxControl / 8]uint64 // aligned as the kernel's structures are
 	mem   []byte                            // mapped
+	used  int                               // messages that the kernel has filled in
+}
+
+// ready says how much the kernel may fill in of message i.
+func (r *rxRing) ready(i int) {
+	h := &r.msgs[i].hdr
+	h.Namelen = uint32(unsafe.Sizeof(r.names[0]))
+	h.SetControllen(rxControl)
 }
 
 type txRing struct {
@@ -187,11 +195,10 @@ func (s *socket) ready(events uint32) {
 }
 
 func (s *socket) recvmmsg() int {
-	for i := range s.rx.msgs {
-		h := &s.rx.msgs[i].hdr
-		h.Namelen = uint32(unsafe.Sizeof(s.rx.names[0]))
-		h.SetControllen(rxControl)
+	for i := range s.rx.used {
+		s.rx.ready(i)
 	}
+	s.rx.used = 0
 	// It does not block: no need to tell the scheduler.
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.rx.msgs)), rxMessages, unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
@@ -200,6 +207,7 @@ func (s *socket) recvmmsg() int {
 		return 0
 	}
 	s.eng.stats.ReceiveCalls++
+	s.rx.used = int(n)
 	return int(n)
 }
 
@@ -313,7 +321,7 @@ func newRawPath(local netip.Addr, remote netip.AddrPort) (r rawPath) {
 // send sends the batch, or as much of it as the kernel takes.
 func (s *socket) send(b *txBatch) {
 	if s.staging != nil {
-		s.staging.add(s.eng, b)
+		s.staging.add(s, b)
 		return
 	}
 	for !b.empty() {
@@ -369,22 +377,29 @@ func (s *socket) fill(b *txBatch) int {
 				t.iovs[len(t.iovs)-1].SetLen(len(seg))
 			}
 		}
-		raw := &b.pkts[next].path.raw
-		t.ctl[msgs] = raw.ctl
-		ctl := (*byte)(unsafe.Pointer(&t.ctl[msgs]))
-		h := &t.msgs[msgs].hdr
-		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&raw.name)), Namelen: raw.nameLen, Iov: &t.iovs[first], Control: ctl}
-		h.SetIovlen(len(t.iovs) - first)
-		h.SetControllen(raw.ctlLen)
+		t.message(msgs, &b.pkts[next].path.raw, &t.iovs[first], len(t.iovs)-first, n, b.pkts[next].size)
 		if n > 1 {
-			*(*uint16)(unsafe.Add(unsafe.Pointer(ctl), raw.ctlLen+unix.CmsgLen(0))) = uint16(b.pkts[next].size)
-			h.SetControllen(raw.ctlSeg)
 			s.eng.stats.Trains++
 		}
 		t.packets[msgs] = n
 		next += n
 	}
 	return msgs
+}
+
+// message makes message i of what niov elements from iov on name: n packets of
+// size bytes, of which the last may be smaller.
+func (t *txRing) message(i int, raw *rawPath, iov *unix.Iovec, niov, n, size int) {
+	t.ctl[i] = raw.ctl
+	ctl := (*byte)(unsafe.Pointer(&t.ctl[i]))
+	h := &t.msgs[i].hdr
+	*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&raw.name)), Namelen: raw.nameLen, Iov: iov, Control: ctl}
+	h.SetIovlen(niov)
+	h.SetControllen(raw.ctlLen)
+	if n > 1 {
+		*(*uint16)(unsafe.Add(unsafe.Pointer(ctl), raw.ctlLen+unix.CmsgLen(0))) = uint16(size)
+		h.SetControllen(raw.ctlSeg)
+	}
 }
 
 // train returns how many packets from i on can go as one with at most iovs
