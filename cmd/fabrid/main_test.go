@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -80,14 +82,16 @@ func serve(t *testing.T, flags ...string) *served {
 	return serveSize(t, append([]string{"--size", "16MiB"}, flags...)...)
 }
 
+// ownAddr is a loopback address that nobody else takes by himself.
+func ownAddr() string {
+	r := rand.Uint32()
+	return netip.AddrFrom4([4]byte{127, 1 + byte(r>>16)%63, byte(r >> 8), 1 + byte(r)%253}).String()
+}
+
 // serveSize is serve without a size.
 func serveSize(t *testing.T, flags ...string) *served {
 	t.Helper()
-	r := rand.Uint32()
-	s := &served{
-		addr:   netip.AddrFrom4([4]byte{127, 1 + byte(r>>16)%63, byte(r >> 8), 1 + byte(r)%254}).String(),
-		stdout: newOutput(), stderr: newOutput(),
-	}
+	s := &served{addr: ownAddr(), stdout: newOutput(), stderr: newOutput()}
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() {
@@ -413,6 +417,45 @@ func TestServeEndsWithASilentHost(t *testing.T) {
 	close(wake)
 	<-c.Done() // reconnectDelay and ctrlLoss: at once
 	if err := i.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What --max-queues-per-port bounds is each address: one that is full refuses,
+// and is in nobody's way at another.
+func TestServePorts(t *testing.T) {
+	const nqn = "nqn.2014-08.org.example:ports"
+	second := netip.MustParseAddr(ownAddr()).Next().String()
+	socket := filepath.Join(t.TempDir(), "admin.sock")
+	s := serve(t, "--nqn", nqn, "--addr", second, "--max-queues-per-port", "2", "--admin-socket", socket)
+	p := &program{log: slog.New(slog.DiscardHandler)}
+	f := &hostFlags{transport: "rdma", traddr: s.addr, trsvcid: 4420, nqn: nqn, nrIOQueues: 1, queueSize: 32, udpPort: roce.Port}
+	i, err := p.openInitiator(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.connect(t.Context(), f, i) // with both queues that there may be
+	if err != nil {
+		t.Fatal(err)
+	}
+	storm := func(addr string) (out string) {
+		t.Helper()
+		out, errs, code := fabrid(t, "storm", "-a", addr, "-n", nqn, "--cycles", "1", "--no-progress")
+		if code != 0 {
+			t.Errorf("storm: code %d\n%s%s", code, out, errs)
+		}
+		return out
+	}
+	if out := storm(second); !strings.Contains(out, "refused            0") {
+		t.Errorf("at another address:\n%s", out)
+	}
+	if out := storm(s.addr); !strings.Contains(out, "REJ reason 28 status 6") {
+		t.Errorf("at a full one:\n%s", out)
+	}
+	if _, text := ask(t, socket, "GET", "/metrics"); !strings.Contains(text, "\nfabrid_refusals_total{reason=\"port_queues\"} 1\n") {
+		t.Errorf("no refusal for port_queues in\n%s", text)
+	}
+	if err := errors.Join(disconnect(c), i.close()); err != nil {
 		t.Error(err)
 	}
 }

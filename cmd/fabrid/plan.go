@@ -14,8 +14,9 @@ import (
 // queues.
 type plan struct {
 	limits   admission.Config
-	listener rdma.Config // of each
-	heap     int64       // bound of the Go heap, and what belongs to it; 0: none
+	port     admission.Limits // of each address
+	listener rdma.Config      // of each
+	heap     int64            // bound of the Go heap, and what belongs to it; 0: none
 
 	percent int   // GOGC before
 	before  int64 // the bound that there was; -1: it has not been changed
@@ -39,10 +40,11 @@ func (f *serveFlags) plan() (plan, error) {
 	target, host := &p.limits.Target, &p.limits.Host
 	*target = admission.Limits{Queues: f.maxQueues}
 	*host = admission.Limits{Queues: f.maxQueuesPerHost}
-	if f.memoryBudget > math.MaxInt64 || f.memoryPerHost > math.MaxInt64 {
-		return plan{}, fmt.Errorf("a budget of %d bytes", max(f.memoryBudget, f.memoryPerHost))
+	if most := max(f.memoryBudget, f.memoryPerPort, f.memoryPerHost); most > math.MaxInt64 {
+		return plan{}, fmt.Errorf("a budget of %d bytes", most)
 	}
 	host.Bytes = int64(f.memoryPerHost)
+	p.port = admission.Limits{Queues: f.maxQueuesPerPort, Bytes: int64(f.memoryPerPort)}
 	budget, listeners := int64(f.memoryBudget), int64(len(f.addresses()))
 	needs := p.listener.Needs()
 	controller := needs.AdminQueue + needs.IOQueue
@@ -58,9 +60,13 @@ func (f *serveFlags) plan() (plan, error) {
 		p.heap = budget - pools + beside
 		connecting = int(min(int64(connecting), target.Bytes/4/needs.IOQueue))
 	}
-	if host.Bytes > 0 && host.Bytes < controller {
-		b := f.memoryPerHost
-		return plan{}, fmt.Errorf("--memory-per-host %v is too little for one controller: want %d bytes or more", &b, controller)
+	for _, l := range []struct {
+		flag  string
+		bytes size
+	}{{"--memory-per-port", f.memoryPerPort}, {"--memory-per-host", f.memoryPerHost}} {
+		if l.bytes > 0 && int64(l.bytes) < controller {
+			return plan{}, fmt.Errorf("%s %v is too little for one controller: want %d bytes or more", l.flag, &l.bytes, controller)
+		}
 	}
 	if f.maxConnecting > 0 {
 		connecting = f.maxConnecting

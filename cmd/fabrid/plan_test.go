@@ -35,6 +35,8 @@ func TestPlan(t *testing.T) {
 		{"no in-capsule data", func(f *serveFlags) { f.inline = 0 }, 64 * mib, ""},
 		{"too little", func(f *serveFlags) { f.memoryBudget = 4 * mib }, 0, "--memory-budget 4 MiB is too little for 1 addresses"},
 		{"too little for a host", func(f *serveFlags) { f.memoryPerHost = 4096 }, 0, "--memory-per-host 4 KiB is too little"},
+		{"too little for a port", func(f *serveFlags) { f.memoryPerPort = 4096 }, 0, "--memory-per-port 4 KiB is too little"},
+		{"more for a port than there is", func(f *serveFlags) { f.memoryPerPort = 1 << 63 }, 0, "a budget of 9223372036854775808 bytes"},
 		{"more than there is", func(f *serveFlags) { f.memoryBudget = 1 << 63 }, 0, "a budget of 9223372036854775808 bytes"},
 		{"no bound", func(f *serveFlags) { f.memoryBudget = 0 }, 0, ""},
 	} {

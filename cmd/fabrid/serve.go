@@ -51,8 +51,10 @@ type serveFlags struct {
 	spin         time.Duration
 
 	maxQueues        int
+	maxQueuesPerPort int
 	maxQueuesPerHost int
 	memoryBudget     size
+	memoryPerPort    size
 	memoryPerHost    size
 	maxConnecting    int
 
@@ -89,9 +91,11 @@ func (p *program) serveCommand() *cobra.Command {
 	flags.Var(&f.inline, "inline-data-size", "data that a write command may carry in its capsule, 0 for none")
 	flags.Var(number{&f.maxQueueSize, 2, 1<<16 - 1}, "max-queue-size", "largest I/O queue")
 	flags.Var(number{&f.maxQueues, 1, math.MaxInt32}, "max-queues", "queues that may exist at once, of all hosts; admin queues count")
+	flags.Var(number{&f.maxQueuesPerPort, 0, math.MaxInt32}, "max-queues-per-port", "queues that may exist at each address, of all hosts, 0 for no bound")
 	flags.Var(number{&f.maxQueuesPerHost, 0, math.MaxInt32}, "max-queues-per-host", "queues that a host may have, by its address and adapter, 0 for no bound")
 	flags.Var(number{&f.maxConnecting, 0, math.MaxInt32}, "max-connecting", "queues that may exist without a successful Connect command, a quarter of it of one host\n(default a quarter of what --max-queues and --memory-budget have room for)")
 	flags.Var(&f.memoryBudget, "memory-budget", "memory for queues and their data, without the namespace, 0 for no bound;\nwith the program itself no more than 48 MiB above it is resident")
+	flags.Var(&f.memoryPerPort, "memory-per-port", "memory that the queues at each address may take, 0 for no bound")
 	flags.Var(&f.memoryPerHost, "memory-per-host", "memory that the queues of a host may take, 0 for no bound")
 	flags.StringVar(&f.adminSocket, "admin-socket", "", "Unix socket, for the user alone, with /metrics, /debug/queues and /debug/workqueues\n(default none; curl --unix-socket PATH http://fabrid/metrics)")
 	flags.Var((*span)(&f.spin), "spin", spinUsage)
@@ -270,6 +274,7 @@ func (s *server) listenAt(p *program, f serveFlags, port *target.Port, addr neti
 	s.roce = append(s.roce, device)
 	cfg := s.plan.listener
 	cfg.Core, cfg.Addr, cfg.Events = port, netip.AddrPortFrom(addr, f.port), rdmaEvents(p.log)
+	cfg.Gate = s.node.NewGate(s.plan.port)
 	l, err := device.Listen(cfg)
 	if err != nil {
 		return err
