@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,51 +15,53 @@ import (
 // Every pair of a stage of a queue's life and a cause of its end: nothing is
 // left, within the bound that the table gives, and the next host gets in.
 func TestPairs(t *testing.T) {
-	tab := readTable(t, "testdata/pairs.txt")
-	tab.check(t)
-	n := 0
-	for _, p := range tab.pairs {
-		if p.cannot != "" {
-			continue
-		}
-		n++
-		if testing.Short() && n%5 != 0 {
-			continue
-		}
-		for _, srq := range []bool{false, true} {
-			name := p.stage + "_x_" + p.cause
-			if srq {
-				name += "_with_SRQ"
+	pairs := func(t *testing.T, name string, kinds map[string]worldConfig) {
+		tab := readTable(t, name)
+		tab.check(t)
+		n := 0
+		for _, p := range tab.pairs {
+			if p.cannot != "" {
+				continue
 			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) { tab.run(t, p, srq) })
-			})
+			n++
+			if testing.Short() && n%9 != 0 {
+				continue
+			}
+			for kind, cfg := range kinds {
+				cfg.seed, cfg.limits.Target.Queues = uint64(p.at), 16
+				t.Run(p.stage+"_x_"+p.cause+kind, func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) { tab.run(t, p, cfg) })
+				})
+			}
 		}
+		t.Logf("%d pairs, %d of which can be", len(tab.stages)*len(tab.causes), n)
 	}
-	t.Logf("%d pairs, %d of which can be", len(tab.pairs), n)
+	t.Run("rdma", func(t *testing.T) {
+		pairs(t, "testdata/pairs.txt", map[string]worldConfig{"": {link: pairLink}, "_with_SRQ": {link: pairLink, srq: true}})
+	})
+	t.Run("loop", func(t *testing.T) {
+		pairs(t, "testdata/pairs-loop.txt", map[string]worldConfig{"": {loop: true}})
+	})
 }
 
 // pairLink is slow enough for commands to be under way when their end comes:
 // 256 KiB take 2 ms.
 var pairLink = simnet.Link{Delay: 50 * time.Microsecond, Rate: 125 << 20}
 
-func (tab *table) run(t *testing.T, p *pair, srq bool) {
-	w := newWorld(t, worldConfig{
-		seed: uint64(p.at), link: pairLink, srq: srq,
-		limits: admission.Config{Target: admission.Limits{Queues: 16}},
-	})
+func (tab *table) run(t *testing.T, p *pair, cfg worldConfig) {
+	w := newWorld(t, cfg)
 	defer w.close()
 	stage, cause := find(tab.stages, p.stage), find(tab.causes, p.cause)
 	for _, l := range [][]line{cause.first, stage.lines, tab.lines(p)} {
 		if err := w.run(l); err != nil {
-			t.Errorf("testdata/pairs.txt:%v", err)
+			t.Errorf("%s:%v", tab.name, err)
 			return
 		}
 	}
 	took, err := w.within(p.bound, 0)
 	if err != nil {
-		t.Errorf("testdata/pairs.txt:%d: %v", p.at, err)
+		t.Errorf("%s:%d: %v", tab.name, p.at, err)
 		return
 	}
 	got := w.node.Queues().Tally()
@@ -69,11 +72,11 @@ func (tab *table) run(t *testing.T, p *pair, srq bool) {
 			n = got.Refused[want.reason]
 		}
 		if n == 0 {
-			t.Errorf("testdata/pairs.txt:%d: no queue was %s for %s: %+v", p.at, want.what, want.reason, got)
+			t.Errorf("%s:%d: no queue was %s for %s: %+v", tab.name, p.at, want.what, want.reason, got)
 		}
 	}
 	if err := w.afterwards(); err != nil {
-		t.Errorf("testdata/pairs.txt:%d: afterwards: %v", p.at, err)
+		t.Errorf("%s:%d: afterwards: %v", tab.name, p.at, err)
 	}
 }
 
@@ -89,19 +92,22 @@ func (tab *table) lines(p *pair) []line {
 // and nothing left, also where packets are lost, doubled and late. What the hosts
 // hear is not looked at: they may be gone. Here is a sample; a soak has all.
 func TestTwoCauses(t *testing.T) {
-	tab := readTable(t, "testdata/pairs.txt")
 	type two struct {
+		tab  *table
 		a, b *pair
 		gap  time.Duration
 	}
 	var all []two
-	for _, a := range tab.pairs {
-		for _, b := range tab.pairs {
-			if a == b || a.stage != b.stage || a.cannot != "" || b.cannot != "" || a.cause == "backend" || b.cause == "backend" {
-				continue
-			}
-			for _, gap := range []time.Duration{0, 120 * time.Microsecond, 3 * time.Millisecond} {
-				all = append(all, two{a, b, gap})
+	for _, name := range []string{"testdata/pairs.txt", "testdata/pairs-loop.txt"} {
+		tab := readTable(t, name)
+		for _, a := range tab.pairs {
+			for _, b := range tab.pairs {
+				if a == b || a.stage != b.stage || a.cannot != "" || b.cannot != "" || a.cause == "backend" || b.cause == "backend" {
+					continue
+				}
+				for _, gap := range []time.Duration{0, 120 * time.Microsecond, 3 * time.Millisecond} {
+					all = append(all, two{tab, a, b, gap})
+				}
 			}
 		}
 	}
@@ -114,39 +120,42 @@ func TestTwoCauses(t *testing.T) {
 	}
 	for i := 0; i < len(all); i += sample {
 		c := all[i]
-		link, bound, lossy := pairLink, 35*time.Second, i%3 == 2
+		cfg := worldConfig{seed: uint64(i), limits: admission.Config{Target: admission.Limits{Queues: 16}}}
+		bound, lossy := 35*time.Second, false
+		if cfg.loop = c.tab.name == "testdata/pairs-loop.txt"; !cfg.loop {
+			cfg.link, cfg.srq, lossy = pairLink, i%2 == 0, i%3 == 2
+		}
 		if lossy {
-			link.Loss, link.Duplicate, link.HoldBack, link.HoldBackBy = 0.05, 0.02, 0.02, time.Millisecond
+			cfg.link.Loss, cfg.link.Duplicate, cfg.link.HoldBack, cfg.link.HoldBackBy = 0.05, 0.02, 0.02, time.Millisecond
 			bound = 90 * time.Second
 		}
-		t.Run(fmt.Sprintf("%s_x_%s_and_%s_%v", c.a.stage, c.a.cause, c.b.cause, c.gap), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s_%s_x_%s_and_%s_%v", strings.TrimSuffix(filepath.Base(c.tab.name), ".txt"), c.a.stage, c.a.cause, c.b.cause, c.gap), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, worldConfig{
-					seed: uint64(i), link: link, srq: i%2 == 0,
-					limits: admission.Config{Target: admission.Limits{Queues: 16}},
-				})
-				defer w.close()
-				// Where packets are lost a stage may not be reached in time.
-				if err := w.run(find(tab.stages, c.a.stage).lines); err != nil && !lossy {
-					t.Errorf("testdata/pairs.txt:%v", err)
-					return
-				}
-				w.tryAll(tab.lines(c.a))
-				time.Sleep(c.gap)
-				w.tryAll(tab.lines(c.b))
-				for _, p := range w.peers {
-					p.hangUp()
-				}
-				if took, err := w.within(bound, 0); err != nil {
-					t.Errorf("%v", err)
-				} else {
-					t.Logf("nothing was left after %v; %+v", took, w.node.Queues().Tally())
-				}
-			})
+			synctest.Test(t, func(t *testing.T) { c.tab.runTwo(t, c.a, c.b, c.gap, cfg, lossy, bound) })
 		})
 	}
 	t.Logf("%d of %d", (len(all)+sample-1)/sample, len(all))
+}
+
+func (tab *table) runTwo(t *testing.T, a, b *pair, gap time.Duration, cfg worldConfig, lossy bool, bound time.Duration) {
+	w := newWorld(t, cfg)
+	defer w.close()
+	// Where packets are lost a stage may not be reached in time.
+	if err := w.run(find(tab.stages, a.stage).lines); err != nil && !lossy {
+		t.Errorf("%s:%v", tab.name, err)
+		return
+	}
+	w.tryAll(tab.lines(a))
+	time.Sleep(gap)
+	w.tryAll(tab.lines(b))
+	for _, p := range w.peers {
+		p.end.hangUp()
+	}
+	if took, err := w.within(bound, 0); err != nil {
+		t.Errorf("%v", err)
+	} else {
+		t.Logf("nothing was left after %v; %+v", took, w.node.Queues().Tally())
+	}
 }
 
 // tryAll carries out lines, those that wait excepted, and as far as that can be.

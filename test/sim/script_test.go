@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// A table is testdata/pairs.txt: the stages of a queue's life, the causes of
+// A table is one of testdata/pairs*.txt: the stages of a queue's life, the causes of
 // its end, and every pair of both.
 type table struct {
+	name           string
 	stages, causes []*script
 	pairs          []*pair
 }
@@ -57,7 +58,7 @@ func readTable(t *testing.T, name string) *table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tab := new(table)
+	tab := &table{name: name}
 	var into *[]line
 	var head *script
 	for i, s := range strings.Split(string(b), "\n") {
@@ -115,20 +116,23 @@ func find(all []*script, name string) *script {
 	return all[i]
 }
 
-// check finds out whether the table has every pair, once.
+// check finds out whether the table has every pair, once. What is not there by
+// name may be among those of a star.
 func (tab *table) check(t *testing.T) {
 	t.Helper()
 	seen := make(map[string]int)
 	for _, p := range tab.pairs {
-		if find(tab.stages, p.stage) == nil || find(tab.causes, p.cause) == nil {
-			t.Errorf("line %d: no such stage or cause: %s x %s", p.at, p.stage, p.cause)
+		star := p.stage == "*" || p.cause == "*"
+		if p.stage != "*" && find(tab.stages, p.stage) == nil || p.cause != "*" && find(tab.causes, p.cause) == nil || star && p.cannot == "" {
+			t.Errorf("%s:%d: no such stage or cause: %s x %s", tab.name, p.at, p.stage, p.cause)
 		}
 		seen[p.stage+" x "+p.cause]++
 	}
 	for _, s := range tab.stages {
 		for _, c := range tab.causes {
-			if n := seen[s.name+" x "+c.name]; n != 1 {
-				t.Errorf("%s x %s is in the table %d times: every pair is to be there, with its script or why it cannot be", s.name, c.name, n)
+			n := seen[s.name+" x "+c.name]
+			if n > 1 || n == 0 && seen[s.name+" x *"]+seen["* x "+c.name] == 0 {
+				t.Errorf("%s: %s x %s is in the table %d times: every pair is to be there, with its script or why it cannot be", tab.name, s.name, c.name, n)
 			}
 		}
 	}

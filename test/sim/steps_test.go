@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"slices"
 	"strconv"
 	"time"
 
@@ -27,12 +26,35 @@ func onHost(pattern string, do func(p *peer, m []string) error) {
 	on("(H[0-9]+) ?"+pattern, func(w *world, m []string) error { return do(w.peer(m[1]), m) })
 }
 
+// onDevice makes a step of a sentence about the target's device.
+func onDevice(pattern string, do func(w *world, m []string) error) {
+	on(pattern, func(w *world, m []string) error {
+		if w.dev == nil {
+			return errors.New("T has no device")
+		}
+		return do(w, m)
+	})
+}
+
+// onRDMA is onHost of what is there over RDMA only.
+func onRDMA(pattern string, do func(p *rdmaHost, m []string) error) {
+	onHost(pattern, func(p *peer, m []string) error {
+		r, ok := p.end.(*rdmaHost)
+		if !ok {
+			return errors.New("that is there over RDMA only")
+		}
+		return do(r, m)
+	})
+}
+
 func dur(s string) (time.Duration, error) { return time.ParseDuration(s) }
 
 // soon bounds what needs some packets only.
 const soon = 1200 * time.Millisecond
 
 func init() {
+	on(`T's loop stands still`, func(w *world, _ []string) error { w.haltLoop(); return nil })
+	on(`T's loop goes on`, func(w *world, _ []string) error { w.resumeLoop(); return nil })
 	on(`hosts promise a sign of life every (\S+)`, func(w *world, m []string) (err error) {
 		w.keepAlive, err = dur(m[1])
 		return err
@@ -93,10 +115,10 @@ func init() {
 
 	on(`the budget is full`, func(w *world, _ []string) error { w.fillBudget(); return nil })
 	on(`the budget has room`, func(w *world, _ []string) error { w.emptyBudget(); return nil })
-	on(`T's next queue pair cannot be made`, func(w *world, _ []string) error { w.dev.failQPs.Add(1); return nil })
-	on(`T's device completes nothing any more`, func(w *world, _ []string) error { w.dev.swallow.Store(true); return nil })
-	on(`T's device is itself again`, func(w *world, _ []string) error { w.dev.swallow.Store(false); return nil })
-	on(`T's next accept fails`, func(w *world, _ []string) error { w.dev.failAccepts.Add(1); return nil })
+	onDevice(`T's next queue pair cannot be made`, func(w *world, _ []string) error { w.dev.failQPs.Add(1); return nil })
+	onDevice(`T's device completes nothing any more`, func(w *world, _ []string) error { w.dev.swallow.Store(true); return nil })
+	onDevice(`T's device is itself again`, func(w *world, _ []string) error { w.dev.swallow.Store(false); return nil })
+	onDevice(`T's next accept fails`, func(w *world, _ []string) error { w.dev.failAccepts.Add(1); return nil })
 
 	on(`the disk keeps its reads`, func(w *world, _ []string) error { w.disk.Hold(bdev.Read); return nil })
 	on(`the disk will never answer`, func(w *world, _ []string) error { w.stuck = true; return nil })
@@ -110,7 +132,7 @@ func init() {
 
 	on(`T admits no host`, func(w *world, _ []string) error { w.sub.SetHosts(false, nil); return nil })
 	on(`T admits all hosts`, func(w *world, _ []string) error { w.sub.SetHosts(true, nil); return nil })
-	on(`T's device is removed`, func(w *world, _ []string) error {
+	onDevice(`T's device is removed`, func(w *world, _ []string) error {
 		w.removed = true
 		return w.dev.Remove(errors.New("unplugged"))
 	})
@@ -135,14 +157,28 @@ func init() {
 		ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 		w.later.Go(func() { // in the order of a program's end
 			defer cancel()
-			if err := errors.Join(w.listener.Close(), w.tgt.Close(), w.listener.Shutdown(ctx)); err != nil {
+			if err := errors.Join(w.listener.stopListening(), w.tgt.Close(), w.listener.Shutdown(ctx)); err != nil {
 				w.t.Errorf("shut down: %v", err)
 			}
 		})
 		return nil
 	})
 
-	onHost(`dials`, func(p *peer, _ []string) error { _, err := p.dial(0); return err })
+	onHost(`dials`, func(p *peer, _ []string) error { return p.dial(0) })
+	onHost(`reserves an I/O queue`, func(p *peer, _ []string) error { return p.reserveIO() })
+	onHost(`dials its I/O queue`, func(p *peer, _ []string) error { return p.dial(1) })
+	onHost(`'s I/O queue is let in`, func(p *peer, _ []string) error { return p.queue(1).waitDialed(soon) })
+	onHost(`dials a second I/O queue, and is refused at once: (.+)`, func(p *peer, m []string) error {
+		if err := p.dial(2); err != nil {
+			return err
+		}
+		begin := time.Now()
+		err := expect(p.queue(2).waitDialed(soon), m[2])
+		if took := time.Since(begin); took > 10*time.Millisecond {
+			err = errors.Join(err, fmt.Errorf("after %v", took))
+		}
+		return err
+	})
 	onHost(`is let in`, func(p *peer, _ []string) error { return p.queue(0).waitDialed(soon) })
 	onHost(`is refused within (\S+)(?:: (.+))?`, func(p *peer, m []string) error {
 		d, err := dur(m[2])
@@ -159,18 +195,19 @@ func init() {
 		return nil
 	})
 	onHost(`is connected`, func(p *peer, _ []string) error { return p.connectAdmin() })
-	onHost(`sends Connect for (\S+) and hears (.+)`, func(p *peer, m []string) error {
-		return expect(p.queue(0).connect(m[2], p.rkey).wait(), m[3])
+	onHost(`sends Connect( on its I/O queue)? for (\S+) and hears (.+)`, func(p *peer, m []string) error {
+		return expect(p.connect(qidOf(m[2]), m[3]).wait(), m[4])
 	})
-	onHost(`sends Connect without an answer`, func(p *peer, _ []string) error { p.queue(0).connect(subNQN, p.rkey); return nil })
-	onHost(`sends Connect with a wrong key`, func(p *peer, _ []string) error {
-		p.queue(0).connect(subNQN, p.rkey^0xff00)
+	onHost(`sends Connect without an answer`, func(p *peer, _ []string) error { p.connect(0, subNQN); return nil })
+	onRDMA(`sends Connect( on its I/O queue)? with a wrong key`, func(p *rdmaHost, m []string) error {
+		p.withWrongKey(func() { p.connect(qidOf(m[2]), subNQN) })
 		return nil
 	})
-	onHost(`sends Identify with a wrong key`, func(p *peer, _ []string) error {
-		p.queue(0).send(func(c nvme.Command) {
-			c.PutIdentify(nvme.IdentifyCommand{CNS: nvme.CNSController})
-			c.SetSGL(nvme.SGL{Type: nvme.SGLKeyed, Address: hostIOVA, Length: 4096, Key: p.rkey ^ 0xff00})
+	onRDMA(`sends Identify with a wrong key`, func(p *rdmaHost, _ []string) error {
+		p.withWrongKey(func() {
+			p.queue(0).send(func(c nvme.Command) {
+				c.PutIdentify(nvme.IdentifyCommand{CNS: nvme.CNSController})
+			}, 0, 4096)
 		})
 		return nil
 	})
@@ -202,11 +239,16 @@ func init() {
 		return nil
 	})
 	onHost(`reads 4 KiB and hears (.+)`, func(p *peer, m []string) error { return expect(p.io(nvme.IORead, 0, 4096).wait(), m[2]) })
-	onHost(`writes to memory of T's`, func(p *peer, _ []string) error { return p.lastQueue().trespass() })
-	onHost(`forgets its memory`, func(p *peer, _ []string) error { return p.forget() })
-	onHost(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.queue(0).setCC(enabled().WithEN(false)); return nil })
+	onRDMA(`writes to memory of T's`, func(p *rdmaHost, _ []string) error {
+		if p.last == nil {
+			return errLeft
+		}
+		return p.last.trespass()
+	})
+	onRDMA(`forgets its memory`, func(p *rdmaHost, _ []string) error { return p.forget() })
+	onHost(`sets CC\.EN to 0`, func(p *peer, _ []string) error { p.setCC(enabled().WithEN(false)); return nil })
 	onHost(`sets CC\.SHN`, func(p *peer, _ []string) error {
-		p.queue(0).setCC(enabled().WithSHN(nvme.SHNNormal))
+		p.setCC(enabled().WithSHN(nvme.SHNNormal))
 		return nil
 	})
 	onHost(`sees CSTS\.(RDY|SHST) within (\S+)`, func(p *peer, m []string) error {
@@ -215,11 +257,10 @@ func init() {
 			return err
 		}
 		for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
-			c := p.queue(0).send(func(c nvme.Command) { c.PutPropertyGet(nvme.PropertyCSTS) })
-			if err := c.wait(); err != nil {
+			csts, err := p.csts()
+			if err != nil {
 				return err
 			}
-			csts := nvme.CSTS(c.cqe.DW0())
 			if m[2] == "RDY" && !csts.RDY() || m[2] == "SHST" && csts.SHST() == nvme.SHSTComplete {
 				return nil
 			}
@@ -236,7 +277,7 @@ func init() {
 		least, _ := strconv.Atoi(m[3])
 		most, _ := strconv.Atoi(m[4])
 		for n := range most + 1 {
-			if _, err := p.dial(0); err != nil {
+			if err := p.dial(0); err != nil {
 				return err
 			}
 			if err := p.queue(0).waitDialed(commandTime); err != nil {
@@ -250,31 +291,31 @@ func init() {
 			}
 			p.io(nvme.IORead, 0, 4096)
 			time.Sleep(10 * time.Millisecond)
-			p.hangUp()
+			p.end.hangUp()
 			time.Sleep(d)
 		}
 		return errUnexpected
 	})
-	onHost(`hangs up`, func(p *peer, _ []string) error { p.hangUp(); return nil })
-	onHost(`vanishes`, func(p *peer, _ []string) error { p.vanish(); return nil })
-	onHost(`dials with a queue pair that cannot be used`, func(p *peer, _ []string) error {
-		q, err := p.dial(0)
+	onHost(`hangs up`, func(p *peer, _ []string) error { p.end.hangUp(); return nil })
+	onRDMA(`vanishes`, func(p *rdmaHost, _ []string) error { p.vanish(); return nil })
+	onRDMA(`dials with a queue pair that cannot be used`, func(p *rdmaHost, _ []string) error {
+		err := p.peer.dial(0)
 		if err == nil {
-			p.run(func() { err = q.qp.Modify(verbs.Err) }) // before the answer can have come
+			p.run(func() { err = p.last.qp.Modify(verbs.Err) }) // before the answer can have come
 		}
 		return err
 	})
 
-	onHost(`loses its RTUs`, func(p *peer, _ []string) error {
-		return p.w.setLink(p, func(_ int, b []byte) bool { return isRTU(b) })
+	onRDMA(`loses its RTUs`, func(p *rdmaHost, _ []string) error {
+		return p.w.setLink(p.peer, func(_ int, b []byte) bool { return isRTU(b) })
 	})
-	onHost(`is not heard`, func(p *peer, _ []string) error {
-		return p.w.setLink(p, func(int, []byte) bool { return true })
+	onRDMA(`is not heard`, func(p *rdmaHost, _ []string) error {
+		return p.w.setLink(p.peer, func(int, []byte) bool { return true })
 	})
-	onHost(`'s acknowledgments are lost`, func(p *peer, _ []string) error {
-		return p.w.setLink(p, func(_ int, b []byte) bool { return isACK(b) })
+	onRDMA(`'s acknowledgments are lost`, func(p *rdmaHost, _ []string) error {
+		return p.w.setLink(p.peer, func(_ int, b []byte) bool { return isACK(b) })
 	})
-	onHost(`is heard again`, func(p *peer, _ []string) error { return p.w.setLink(p, nil) })
+	onRDMA(`is heard again`, func(p *rdmaHost, _ []string) error { return p.w.setLink(p.peer, nil) })
 }
 
 // expect compares how something ended with what the script says.
@@ -302,5 +343,10 @@ func (p *peer) transfer(op nvme.IOOpcode, m []string) error {
 	return nil
 }
 
-// lastQueue is the one with the highest QID.
-func (p *peer) lastQueue() *peerQueue { return p.byQID[slices.Max(slices.Collect(maps.Keys(p.byQID)))] }
+// qidOf is that of the queue that a sentence names, or does not.
+func qidOf(named string) uint16 {
+	if named == "" {
+		return 0
+	}
+	return 1
+}

@@ -1,11 +1,13 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,7 +15,9 @@ import (
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/fabric"
 	"github.com/fabrid/fabrid/internal/simnet"
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/target"
+	"github.com/fabrid/fabrid/transport/loop"
 	"github.com/fabrid/fabrid/transport/rdma"
 	"github.com/fabrid/fabrid/verbs/roce"
 )
@@ -47,19 +51,50 @@ type world struct {
 	filled    []*admission.Grant // what fillBudget took
 	later     sync.WaitGroup     // what was to be done later
 
-	stuck   bool // the disk answers after all only
-	down    bool // the target takes no host any more
-	removed bool // the target's device
+	halted  atomic.Pointer[chan struct{}] // nil: the target's loop runs
+	stuck   bool                          // the disk answers after all only
+	down    bool                          // the target takes no host any more
+	removed bool                          // the target's device
 }
 
 // A server is a target on its node.
 type server struct {
 	node     *fabric.Node
-	dev      *faultyDevice
-	listener *rdma.Listener
+	dev      *faultyDevice // nil: it listens within the process
+	listener listener
 	tgt      *target.Target
 	port     *target.Port
 	sub      *target.Subsystem
+}
+
+// A listener is one of any fabric.
+type listener interface {
+	stopListening() error
+	Shutdown(ctx context.Context) error
+	// held is what it has, beside the listener itself: queues, those that wait
+	// too, data buffers, receives that are shared.
+	held() (queues, buffers, shared int)
+}
+
+type rdmaListener struct{ *rdma.Listener }
+
+func (l rdmaListener) stopListening() error { return l.Close() }
+
+func (l rdmaListener) held() (queues, buffers, shared int) {
+	s := l.Stats()
+	return s.Queues + s.Waiting, s.Buffers, s.SharedInUse
+}
+
+type loopListener struct{ *loop.Listener }
+
+func (l loopListener) stopListening() error {
+	l.Close()
+	return nil
+}
+
+func (l loopListener) held() (queues, buffers, shared int) {
+	s := l.Stats()
+	return s.Queues + s.Waiting, s.Pages, 0
 }
 
 // A worldConfig describes a world to be.
@@ -68,6 +103,7 @@ type worldConfig struct {
 	link   simnet.Link
 	limits admission.Config
 	srq    bool
+	loop   bool // hosts are in the target's process
 }
 
 // newWorld makes a world. It must be closed.
@@ -109,11 +145,19 @@ func (w *world) start() {
 	must(s.port.Link(s.sub))
 	s.node, err = fabric.NewNode(fabric.Config{Name: "target", Sim: true, Limits: w.limits})
 	must(err)
+	if w.loop {
+		l, err := s.node.Loop().Listen(loop.Config{Core: s.port, Addr: w.remote, PoolSize: 2 << 20})
+		must(err)
+		s.listener = loopListener{l}
+		w.server = s
+		return
+	}
 	device, err := s.node.OpenRoCE(roce.Config{Addr: targetAddr, Network: w.net, NodeGUID: uint64(time.Now().UnixNano())})
 	must(err)
 	s.dev = &faultyDevice{roceDevice: device.Device}
-	s.listener, err = device.Listen(rdma.Config{Core: s.port, Provider: s.dev, PoolSize: 16 << 20, UseSRQ: w.srq})
+	l, err := device.Listen(rdma.Config{Core: s.port, Provider: s.dev, PoolSize: 16 << 20, UseSRQ: w.srq})
 	must(err)
+	s.listener = rdmaListener{l}
 	w.server = s
 }
 
@@ -123,7 +167,7 @@ func (w *world) stop() {
 	w.t.Helper()
 	ctx := w.t.Context()
 	w.disk.Release()
-	_ = w.listener.Close()
+	_ = w.listener.stopListening()
 	if err := w.tgt.Close(); err != nil {
 		w.t.Error(err)
 	}
@@ -136,8 +180,8 @@ func (w *world) stop() {
 	if c := w.tgt.Counts(); c != (target.Counts{}) {
 		w.t.Errorf("after its end the target has %+v", c)
 	}
-	if s := w.listener.Stats(); s != (rdma.Stats{}) {
-		w.t.Errorf("after its end the listener has %+v", s)
+	if q, b, s := w.listener.held(); q+b+s != 0 {
+		w.t.Errorf("after its end the listener has %d queues, %d buffers, %d shared receives", q, b, s)
 	}
 	w.checkMost()
 }
@@ -146,9 +190,10 @@ func (w *world) stop() {
 func (w *world) close() {
 	w.t.Helper()
 	w.later.Wait()
+	w.resumeLoop()
 	w.emptyBudget()
 	for _, p := range w.peers {
-		if err := p.close(); err != nil {
+		if err := p.end.close(); err != nil {
 			w.t.Error(err)
 		}
 	}
@@ -245,18 +290,21 @@ func (w *world) left(orphans int) string {
 	note("queues charged as waiting", used.Waiting)
 	note("queues reserved", used.Reserved)
 	ids := 1 // that listens
-	if w.down || w.removed {
+	switch {
+	case w.loop:
+		ids = 0
+	case w.down || w.removed:
 		ids = min(1, c.CMIDs)
 	}
 	note("connection IDs too many", c.CMIDs-ids)
 	t := w.tgt.Counts()
 	note("controllers", t.Controllers)
 	note("queues of the core", t.Queues)
-	l := w.listener.Stats()
-	note("queues of the listener", l.Queues+l.Waiting)
-	note("shared receives in use", l.SharedInUse)
+	queues, _, shared := w.listener.held()
+	note("queues of the listener", queues)
+	note("shared receives in use", shared)
 	for _, p := range w.peers {
-		note("queues of "+p.name, p.held())
+		note("queues of "+p.name, p.end.held())
 	}
 	if len(all) == 0 && c.Queues.Total() != len(w.node.Queues().All()) {
 		all = append(all, "lives in the list")
@@ -315,12 +363,14 @@ func (w *world) peer(name string) *peer {
 // wrote and leaves.
 func (w *world) afterwards() error {
 	w.emptyBudget()
-	w.dev.swallow.Store(false)
+	if w.dev != nil {
+		w.dev.swallow.Store(false)
+	}
 	if w.down || w.removed {
 		return nil
 	}
 	p := w.peer("H99")
-	if _, err := p.dial(0); err != nil {
+	if err := p.dial(0); err != nil {
 		return err
 	}
 	if err := p.connectAdmin(); err != nil {
@@ -332,20 +382,27 @@ func (w *world) afterwards() error {
 	if err := p.verifiedIO(); err != nil {
 		return err
 	}
-	p.hangUp()
+	p.end.hangUp()
 	if took, err := w.within(time.Second, 0); err != nil {
 		return fmt.Errorf("%v after the new host has left: %w", took, err)
 	}
 	return nil
 }
 
-// hangUp takes leave of the target.
-func (p *peer) hangUp() {
-	p.run(func() {
-		for _, q := range p.queues {
-			q.hangUp()
-		}
-	})
+// haltLoop has the target's event loop do nothing until resumeLoop.
+func (w *world) haltLoop() {
+	if halted := make(chan struct{}); w.halted.CompareAndSwap(nil, &halted) {
+		w.node.Shard().Post(&shard.Task{Fn: func() { <-halted }})
+	}
 }
 
-var errUnexpected = errors.New("that should have failed")
+func (w *world) resumeLoop() {
+	if halted := w.halted.Swap(nil); halted != nil {
+		close(*halted)
+	}
+}
+
+var (
+	errUnexpected = errors.New("that should have failed")
+	errLeft       = errors.New("sim: the host has left")
+)
