@@ -48,6 +48,7 @@ var roceHelp = map[string]string{
 	"SendBlocked":     "Times that the kernel's send buffer was full.",
 	"MADsSent":        "Messages of the connection manager sent.",
 	"MADsReceived":    "Messages of the connection manager received.",
+	"ICMPErrors":      "ICMP errors looked at while connections were asked for.",
 }
 
 // A roceCollector shows the counters of a device.

@@ -53,7 +53,7 @@ func (f *hostFlags) register(cmd *cobra.Command, io bool) {
 		flags.VarP(number{&f.reconnectDelay, 1, math.MaxInt32}, "reconnect-delay", "c", "seconds before each attempt to reconnect")
 		flags.VarP(number{&f.ctrlLoss, -1, math.MaxInt32}, "ctrl-loss-tmo", "l",
 			"try to reconnect ctrl-loss-tmo/reconnect-delay times, then give up; 0 for never, -1 for ever.\n"+
-				"To a target that does not answer an attempt takes a minute")
+				"To a target that does not answer, nor its machine, an attempt takes a minute")
 		flags.Var((*span)(&f.spin), "spin", spinUsage)
 	}
 	if err := cmd.MarkFlagRequired("traddr"); err != nil {

@@ -20,8 +20,9 @@ import (
 	"github.com/fabrid/fabrid/nvme"
 )
 
-// addresses returns the machine's IPv4 addresses that others can reach, as far
-// as they are covered by addr, an address or all of them.
+// addresses returns the machine's addresses that others can reach, as far as they
+// are covered by addr, an address or all of a family. Those that are good on one
+// link only are there if they are named.
 func addresses(addr netip.Addr) []netip.Addr {
 	if !addr.IsUnspecified() {
 		return []netip.Addr{addr}
@@ -62,7 +63,11 @@ func machineUUID(purpose string) nvme.UUID {
 
 // resolve returns the address that a user gave, by number or by name.
 func resolve(ctx context.Context, host string) (netip.Addr, error) {
-	if a, err := netip.ParseAddr(host); err == nil {
+	number := host
+	if in, ok := strings.CutPrefix(host, "["); ok { // as in URLs
+		number, _ = strings.CutSuffix(in, "]")
+	}
+	if a, err := netip.ParseAddr(number); err == nil {
 		return a.Unmap(), nil
 	}
 	if _, err := netip.ParseAddrPort(host); err == nil || host == "" {
@@ -84,6 +89,7 @@ func checkPortFree(addrs ...netip.AddrPort) error {
 	wanted := make(map[netip.AddrPort]bool)
 	name := "/proc/net/udp"
 	for _, a := range addrs {
+		a = netip.AddrPortFrom(a.Addr().WithZone(""), a.Port())
 		wanted[a] = true
 		if a.Addr().Is6() {
 			name = "/proc/net/udp6"

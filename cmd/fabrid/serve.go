@@ -168,10 +168,12 @@ func (p *program) serve(ctx context.Context, f serveFlags) error {
 	info := s.dev.Info()
 	bytes := size(info.Size())
 	fmt.Fprintf(p.stdout, "serving %s: %s %s, blocks of %d bytes\n", f.nqn, &bytes, what, info.BlockSize)
+	var at []netip.Addr
 	for _, l := range s.listens {
 		fmt.Fprintf(p.stdout, "  at %v, RoCEv2 on UDP port %d\n", l.Addr(), f.udpPort)
+		at = append(at, l.Addr().Addr())
 	}
-	s.printLines(p.stdout, f)
+	printLines(p.stdout, at, f)
 	fmt.Fprintln(p.stdout, "\nready")
 
 	for {
@@ -283,26 +285,22 @@ func (s *server) listenAt(p *program, f serveFlags, port *target.Port, addr neti
 	return nil
 }
 
-// printLines prints how to reach the target.
-func (s *server) printLines(w io.Writer, f serveFlags) {
+// printLines prints how to reach what listens at the addresses.
+func printLines(w io.Writer, listens []netip.Addr, f serveFlags) {
 	var reach []netip.Addr
-	local := netip.MustParseAddr("127.0.0.1")
-	for i, l := range s.listens {
-		a := l.Addr().Addr()
-		if i == 0 && !a.IsUnspecified() {
-			local = a
+	for _, a := range listens {
+		if a.Is4() && a.IsUnspecified() {
+			reach = append(reach, netip.MustParseAddr("127.0.0.1"))
 		}
-		if a.Is4() || len(s.listens) == 1 {
-			reach = append(reach, addresses(a)...)
-		}
+		reach = append(reach, addresses(a)...)
 	}
 	others := slices.DeleteFunc(slices.Clone(reach), netip.Addr.IsLoopback)
 	if f.udpPort == roce.Port && len(others) > 0 {
 		fmt.Fprintln(w, "\nfrom a Linux host (eth0 is its interface; it needs no rxe0 if it has an RDMA NIC):")
 		fmt.Fprintln(w, "  modprobe -a nvme-rdma rdma_rxe; rdma link add rxe0 type rxe netdev eth0")
 		for _, a := range others {
-			fmt.Fprintf(w, "  nvme discover -t rdma -a %v -s %d\n", a, f.port)
-			fmt.Fprintf(w, "  nvme connect -t rdma -a %v -s %d -n %s\n", a, f.port, f.nqn)
+			fmt.Fprintf(w, "  nvme discover -t rdma -a %v -s %d\n", fromOutside(a), f.port)
+			fmt.Fprintf(w, "  nvme connect -t rdma -a %v -s %d -n %s\n", fromOutside(a), f.port, f.nqn)
 		}
 	}
 	fmt.Fprintln(w, "\nwithout a kernel that knows RDMA (this overwrites what is there):")
@@ -310,13 +308,22 @@ func (s *server) printLines(w io.Writer, f serveFlags) {
 	if f.udpPort != roce.Port {
 		udp = fmt.Sprintf(" --udp-port %d", f.udpPort)
 	}
-	for _, a := range slices.Compact(append([]netip.Addr{local}, reach...)) {
+	for _, a := range reach {
 		where := ""
 		if a.IsLoopback() {
 			where = " # on this machine"
 		}
-		fmt.Fprintf(w, "  fabrid bench -t rdma -a %v -s %d -n %s --rw randrw --verify%s%s\n", a, f.port, f.nqn, udp, where)
+		fmt.Fprintf(w, "  fabrid bench -t rdma -a %v -s %d -n %s --rw randrw --verify%s%s\n", fromOutside(a), f.port, f.nqn, udp, where)
 	}
+}
+
+// fromOutside is an address of this machine as another has it: a link-local one
+// is reached by an interface of that.
+func fromOutside(a netip.Addr) netip.Addr {
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		return a.WithZone("eth0")
+	}
+	return a
 }
 
 // stop takes leave of the hosts and frees everything, in order: no new

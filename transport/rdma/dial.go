@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fabrid/fabrid/nvme"
@@ -166,8 +167,11 @@ func (q *hostQueue) handle(_ *rdmacm.ID, ev *rdmacm.Event) error {
 	case rdmacm.TimewaitExit: // Disconnected was before
 	default:
 		err := eventError(ev)
-		if ev.Type == rdmacm.Rejected {
+		switch {
+		case ev.Type == rdmacm.Rejected:
 			err = rejectError(ev, q.p.Remote)
+		case ev.Type == rdmacm.Unreachable && errors.Is(ev.Err, syscall.ECONNREFUSED):
+			err = &transport.RefusedError{Remote: q.p.Remote, Reason: "the port of its RDMA is closed"}
 		}
 		q.tell(err)
 		q.lose(err)

@@ -22,15 +22,18 @@ func ChooseAddr(remote netip.Addr) (netip.Addr, error) {
 	if err != nil {
 		return local, fmt.Errorf("roce: no route to %v: %w", remote, err)
 	}
-	if local == remote {
+	if plainAddr(local) == plainAddr(remote) {
 		return local, fmt.Errorf("roce: %v is this machine's own address, and both ends receive on one UDP port there: "+
-			"reach the target by a loopback address, or give the host another address or UDP port", remote)
+			"reach the target by a loopback address of IPv4, or give the host another address", remote)
 	}
 	return local, nil
 }
 
 // routeTo returns the local address that packets to remote leave from.
 func routeTo(remote netip.Addr) (netip.Addr, error) {
+	if _, err := toPeer(netip.Addr{}, remote); err != nil {
+		return netip.Addr{}, err
+	}
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(remote, udpPort)))
 	if err != nil {
 		return netip.Addr{}, err
@@ -45,6 +48,9 @@ func (d *Device) routeTo(remote netip.Addr) (netip.Addr, error) {
 		return d.cfg.Addr, nil
 	}
 	local, err := routeTo(remote)
+	if err == nil {
+		local, err = numbered(local)
+	}
 	if err != nil {
 		return local, fmt.Errorf("roce: no route to %v: %w", remote, err)
 	}
@@ -98,7 +104,12 @@ func interfaceMTUs() map[netip.Addr]int {
 		for _, a := range addrs {
 			if n, ok := a.(*net.IPNet); ok {
 				if ip, ok := netip.AddrFromSlice(n.IP); ok {
-					mtus[ip.Unmap()] = i.MTU
+					ip = ip.Unmap()
+					if mtu, ok := mtus[ip]; ok { // link-local, on another interface too
+						mtus[ip] = min(mtu, i.MTU)
+						continue
+					}
+					mtus[ip] = i.MTU
 				}
 			}
 		}
@@ -112,7 +123,7 @@ func (d *Device) pathMTU(local netip.Addr) int {
 	if d.cfg.Network != nil {
 		return d.cfg.MTU
 	}
-	mtu, ok := d.mtus.linkMTU(local)
+	mtu, ok := d.mtus.linkMTU(plainAddr(local))
 	if !ok {
 		return 0
 	}
@@ -122,11 +133,11 @@ func (d *Device) pathMTU(local netip.Addr) int {
 // isLocal reports whether packets to addr are for this device.
 func (d *Device) isLocal(addr netip.Addr) bool {
 	if !d.cfg.Addr.IsUnspecified() {
-		return addr == d.cfg.Addr
+		return plainAddr(addr) == plainAddr(d.cfg.Addr)
 	}
 	if d.cfg.Network != nil {
 		return true
 	}
-	_, ok := d.mtus.linkMTU(addr)
+	_, ok := d.mtus.linkMTU(plainAddr(addr))
 	return ok
 }

@@ -25,6 +25,8 @@ type cmLink interface {
 	isLocal(addr netip.Addr) bool
 	// hasAddr reports whether the machine has addr, now.
 	hasAddr(addr netip.Addr) bool
+	// hearErrors says whether cm.undelivered wants to be called.
+	hearErrors(on bool)
 	// routeTo returns our address for connections to remote. Any goroutine.
 	routeTo(remote netip.Addr) (netip.Addr, error)
 }
@@ -79,6 +81,7 @@ type cm struct {
 	peerQPs map[cmPeerQP]*cmConn
 	qpns    map[uint32]*cmConn // by our queue pair, once it is connected
 
+	requests  int // in flight: connections in REQ-SENT
 	halfOpen  int
 	lingering int
 	timewait  cmTimewait
@@ -213,14 +216,11 @@ func (m *cm) receiveMAD(local, remote netip.Addr, srcQPN uint32, mad []byte) {
 	}
 }
 
-// plainAddr is addr as it stands in a GID: without a zone.
-func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
-
 // byOurs returns the connection that a message is for by our comm ID alone, if
 // the message has come from its peer; byBoth also by the peer's comm ID.
 func (m *cm) byOurs(remote netip.Addr, ours uint32) *cmConn {
 	c := m.conns[ours]
-	if c == nil || plainAddr(c.remote.Addr()) != plainAddr(remote) {
+	if c == nil || c.remote.Addr().Unmap() != remote.Unmap() {
 		return nil
 	}
 	return c

@@ -1,6 +1,8 @@
 package roce
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -138,7 +140,7 @@ func (m *cm) receiveREP(local, remote netip.Addr, tid uint64, msg *cmREP) {
 	if c.state != cmREQSent || msg.localCommID == 0 {
 		return
 	}
-	remote = plainAddr(remote)
+	remote = remote.Unmap()
 	peer := cmPeer{remote, msg.localCAGUID, msg.localCommID}
 	if m.peers[peer] != nil {
 		return // that ID is another connection's: [IBTA] has no answer
@@ -169,6 +171,26 @@ func (m *cm) receiveREP(local, remote netip.Addr, tid uint64, msg *cmREP) {
 	}
 	c.established(msg)
 	c.sendRTU()
+}
+
+// undelivered is told that a MAD of ours to remote has not arrived, and why: of
+// a REQ that ends the wait for an answer. quote is the first part of that MAD, as
+// an ICMP error has it, and anybody can have made it up. So it must have what is
+// known to those alone whom the REQ has passed, and once the peer has been heard
+// of, nothing of this kind is believed.
+func (m *cm) undelivered(remote netip.Addr, quote []byte, why error) {
+	const commID = madHeaderLen
+	if len(quote) < commID+4 {
+		return
+	}
+	c := m.byOurs(remote, binary.BigEndian.Uint32(quote[commID:]))
+	if c == nil || c.state != cmREQSent || c.heard || !bytes.HasPrefix(c.out, quote[:min(len(quote), madLen)]) {
+		return
+	}
+	c.fail(rdmacm.Event{
+		Type: rdmacm.Unreachable,
+		Err:  fmt.Errorf("roce: cm: connect to %v: nobody takes RoCEv2 packets there: %w", c.remote, why),
+	})
 }
 
 func (c *cmConn) sendRTU() {

@@ -74,11 +74,14 @@ func (d *Device) hasAddr(addr netip.Addr) bool {
 		n, ok := d.cfg.Network.(interface{ HasAddr(netip.Addr) bool })
 		return !ok || n.HasAddr(addr)
 	}
+	if addr == plainAddr(d.cfg.Addr) {
+		addr = d.cfg.Addr // on its interface
+	}
 	family, sa := unix.AF_INET, unix.Sockaddr(nil)
 	if addr.Is4() {
 		sa = &unix.SockaddrInet4{Addr: addr.As4()}
 	} else {
-		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: addr.As16()}
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: addr.As16(), ZoneId: scopeID(addr)}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -54,6 +54,7 @@ type cmConn struct {
 	retries   int
 	cmRetries int // that the REQ allows the passive side
 	patient   bool
+	heard     bool // active: the peer has our REQ
 	lingers   bool // counts in cm.lingering
 }
 
@@ -236,11 +237,11 @@ func (c *cmConn) send(tid uint64, msg cmMessage) {
 }
 
 func (c *cmConn) peer() cmPeer {
-	return cmPeer{plainAddr(c.remote.Addr()), c.peerGUID, c.peerID}
+	return cmPeer{c.remote.Addr().Unmap(), c.peerGUID, c.peerID}
 }
 
 func (c *cmConn) peerQP() cmPeerQP {
-	return cmPeerQP{plainAddr(c.remote.Addr()), c.peerGUID, c.peerQPN}
+	return cmPeerQP{c.remote.Addr().Unmap(), c.peerGUID, c.peerQPN}
 }
 
 // connectQP moves the queue pair to RTS with what the two ends have agreed on

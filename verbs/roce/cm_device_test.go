@@ -25,11 +25,14 @@ type cmNode struct {
 const cmTestPort = 14791
 
 func newCMNode(t *testing.T, addr string) *cmNode {
-	n := &cmNode{t: t, cm: rdmacm.New(rdmacm.Config{}), wcs: make(chan verbs.WC, 16)}
+	t.Helper()
+	return newCMNodeOn(t, newShard(t, addr), addr)
+}
+
+func newCMNodeOn(t *testing.T, s *shard.Shard, addr string) *cmNode {
+	t.Helper()
+	n := &cmNode{t: t, s: s, cm: rdmacm.New(rdmacm.Config{}), wcs: make(chan verbs.WC, 16)}
 	var err error
-	if n.s, err = shard.New(shard.Config{Name: addr}); err != nil {
-		t.Fatal(err)
-	}
 	if n.dev, err = Open(Config{Shard: n.s, Addr: netip.MustParseAddr(addr), UDPPort: cmTestPort}); err != nil {
 		t.Fatal(err)
 	}
@@ -109,9 +112,22 @@ func await[T any](t *testing.T, c chan T, what string) (v T) {
 
 // A connection from end to end: rdmacm, the wire, queue pairs, on sockets.
 func TestCMOnSockets(t *testing.T) {
-	for _, listen := range []string{"127.77.0.2", "0.0.0.0"} {
-		t.Run(listen, func(t *testing.T) {
-			a, b := newCMNode(t, "127.77.0.1"), newCMNode(t, listen)
+	const v6a, v6b, linkA, linkB = "fd00:77::1", "fd00:77::2", "fe80::77:1%lo", "fe80::77:2%1"
+	for _, c := range []struct{ name, from, at, to string }{
+		{"IPv4", "127.77.0.1", "127.77.0.2", "127.77.0.2"},
+		{"IPv4, all addresses", "127.77.0.1", "0.0.0.0", "127.77.0.2"},
+		{"IPv6", v6a, v6b, v6b},
+		{"IPv6, all addresses", v6a, "::", v6b},
+		{"link-local", linkA, linkB, linkB},
+		{"link-local, all addresses", linkA, "::", linkB},
+		{"link-local, the interface is the device's", linkA, linkB, "fe80::77:2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sa, sb := newShard(t, c.from), newShard(t, c.at)
+			if c.from[0] == 'f' {
+				enterNamespace(t, sa, sb, plain(v6a), plain(v6b), plain(linkA), plain(linkB))
+			}
+			a, b := newCMNodeOn(t, sa, c.from), newCMNodeOn(t, sb, c.at)
 			var qpB verbs.QP
 			events := make(chan rdmacm.EventType, 16) // b's
 			inbox := make([]byte, 64)
@@ -128,7 +144,7 @@ func TestCMOnSockets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			to := netip.AddrPortFrom(netip.MustParseAddr("127.77.0.2"), 4420)
+			to := netip.AddrPortFrom(netip.MustParseAddr(c.to), 4420)
 			if err := l.Listen(b.dev, netip.AddrPortFrom(b.dev.Addr().Addr(), to.Port())); err != nil {
 				t.Fatal(err)
 			}
@@ -200,6 +216,9 @@ func TestCMOnSockets(t *testing.T) {
 		})
 	}
 }
+
+// plain is an address without its zone.
+func plain(addr string) netip.Addr { return plainAddr(netip.MustParseAddr(addr)) }
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -110,7 +110,7 @@ func (m *cm) receiveREJ(remote netip.Addr, msg *cmREJ) {
 	c := m.byOurs(remote, msg.remoteCommID)
 	if info := msg.rejectInfo(); msg.reason == rejTimeout && len(info) >= 8 {
 		// The peer may not have heard our comm ID when it gave up.
-		if p := m.peers[cmPeer{plainAddr(remote), binary.BigEndian.Uint64(info), msg.localCommID}]; p != nil {
+		if p := m.peers[cmPeer{remote.Unmap(), binary.BigEndian.Uint64(info), msg.localCommID}]; p != nil {
 			c = p
 		}
 	}

@@ -54,7 +54,7 @@ func (m *cm) receiveREQ(local, remote netip.Addr, tid uint64, msg *cmREQ) {
 	if msg.localCommID == 0 {
 		return // nothing that an answer could name
 	}
-	peer := cmPeer{plainAddr(remote), msg.localCAGUID, msg.localCommID}
+	peer := cmPeer{remote.Unmap(), msg.localCAGUID, msg.localCommID}
 	if c := m.peers[peer]; c != nil {
 		// A duplicate. Beyond REQ-RCVD our own retransmissions answer it.
 		if c.state == cmREQRcvd && !c.active {

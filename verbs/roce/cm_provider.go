@@ -22,8 +22,9 @@ func (l engineLink) holdPath(local, remote netip.Addr) bool {
 	return err == nil
 }
 func (l engineLink) dropPath(local, remote netip.Addr) {
-	l.releasePath(l.paths[pathKey{plainAddr(local), plainAddr(remote)}])
+	l.releasePath(l.paths[pathKey{plainAddr(local), remote.Unmap()}])
 }
+func (l engineLink) hearErrors(on bool)                            { l.wire.hearErrors(on) }
 func (l engineLink) hasAddr(addr netip.Addr) bool                  { return l.dev.hasAddr(addr) }
 func (l engineLink) routeTo(remote netip.Addr) (netip.Addr, error) { return l.dev.routeTo(remote) }
 
@@ -91,6 +92,16 @@ func (d *Device) Listen(addr netip.AddrPort, request func(rdmacm.Conn, rdmacm.Co
 
 // Open implements [rdmacm.Provider].
 func (d *Device) Open(local netip.Addr, remote netip.AddrPort) (rdmacm.Conn, error) {
+	if d.cfg.Network == nil {
+		to, err := toPeer(d.cfg.Addr, remote.Addr())
+		if err != nil {
+			return nil, fmt.Errorf("roce: cm: open: %w", err)
+		}
+		if local, err = numbered(local); err != nil {
+			return nil, fmt.Errorf("roce: cm: open: %w", err)
+		}
+		remote = netip.AddrPortFrom(to, remote.Port())
+	}
 	c, err := d.eng.cm.open(local, remote)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,8 @@ type replay struct {
 	sent [][]byte
 	told []rdmacm.EventType
 
+	hears bool
+
 	// What the capture calls by another name than we do.
 	ours map[uint32]uint32 // comm IDs
 }
@@ -56,6 +58,7 @@ func (r *replay) pathMTU(netip.Addr) int                 { return r.mtu }
 func (r *replay) isLocal(a netip.Addr) bool              { return a == r.addr }
 func (r *replay) holdPath(_, _ netip.Addr) bool          { return true }
 func (r *replay) dropPath(_, _ netip.Addr)               {}
+func (r *replay) hearErrors(on bool)                     { r.hears = on }
 func (r *replay) hasAddr(netip.Addr) bool                { return true }
 func (r *replay) routeTo(netip.Addr) (netip.Addr, error) { return r.addr, nil }
 func (r *replay) Notify(c rdmacm.Conn) {

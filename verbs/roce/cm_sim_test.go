@@ -129,6 +129,7 @@ func (e *cmEnd) holdPath(_, _ netip.Addr) bool {
 	return true
 }
 func (e *cmEnd) dropPath(_, _ netip.Addr)     { e.paths-- }
+func (e *cmEnd) hearErrors(bool)              {}
 func (e *cmEnd) hasAddr(addr netip.Addr) bool { return !e.lost }
 func (e *cmEnd) routeTo(remote netip.Addr) (netip.Addr, error) {
 	if remote != e.other.addr {

@@ -53,5 +53,18 @@ func (c *cmConn) move(to cmState) {
 	if to.halfOpen() {
 		c.cm.halfOpen++
 	}
+	if c.state == cmREQSent {
+		c.cm.request(-1)
+	}
+	if to == cmREQSent {
+		c.cm.request(1)
+	}
 	c.state = to
+}
+
+// request counts a request of ours that is in flight from now on, or no more.
+func (m *cm) request(n int) {
+	if m.requests += n; m.requests == 0 || m.requests == 1 && n == 1 {
+		m.cfg.link.hearErrors(m.requests > 0)
+	}
 }

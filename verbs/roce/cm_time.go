@@ -177,6 +177,7 @@ func (m *cm) receiveMRA(remote netip.Addr, msg *cmMRA) {
 	wait := cmTimeout(msg.serviceTimeout) + cmTimeout(m.cfg.times.lifetimeCode)
 	switch {
 	case c.state == cmREQSent && msg.messageMRAed == cmAboutREQ:
+		c.heard = true
 		c.rearm(min(wait, m.cfg.times.patienceMax))
 	case c.state == cmREPSent && msg.messageMRAed == cmAboutREP && msg.localCommID == c.peerID && !c.patient:
 		// Once, and no longer than an RTU may take: the connection is half open.

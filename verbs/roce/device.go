@@ -22,7 +22,8 @@ type Config struct {
 
 	// Addr is the local address, or unspecified for all of the machine's of its
 	// family. Two devices of one machine need different addresses: see
-	// [ChooseAddr]. Zero is the unspecified IPv4 address.
+	// [ChooseAddr]. Zero is the unspecified IPv4 address. A link-local address of
+	// IPv6 has its interface for a zone.
 	Addr netip.Addr
 
 	// UDPPort is for peers that use another than [Port] too. Zero is Port.
@@ -82,7 +83,11 @@ func Open(cfg Config) (*Device, error) {
 	if !cfg.Addr.IsValid() {
 		cfg.Addr = netip.IPv4Unspecified()
 	}
-	cfg.Addr = cfg.Addr.Unmap()
+	addr, err := numbered(cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("roce: open: %w", err)
+	}
+	cfg.Addr = addr
 	if cfg.UDPPort == 0 {
 		cfg.UDPPort = Port
 	}
@@ -107,7 +112,6 @@ func Open(cfg Config) (*Device, error) {
 	if !alone {
 		d.eng.batch = newTxBatchOf(sharedBatch)
 	}
-	var err error
 	if runErr := cfg.Shard.Run(func() {
 		if !alone {
 			cfg.Shared.gather(cfg.Shard)

@@ -63,6 +63,9 @@ type wire interface {
 	// when it can. Packets that never can be sent count as sent. It is not called
 	// again before writable was.
 	send(b *txBatch)
+	// hearErrors says whether engine.undelivered wants to be called. A wire that
+	// cannot tell never calls it.
+	hearErrors(on bool)
 	close() error
 }
 
@@ -81,6 +84,7 @@ type Stats struct {
 	Retransmits, Timeouts        uint64
 	SendBlocked                  uint64
 	MADsSent, MADsReceived       uint64
+	ICMPErrors                   uint64 // that were looked at
 }
 
 const (

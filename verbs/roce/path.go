@@ -36,7 +36,7 @@ type pathKey struct{ local, remote netip.Addr }
 
 // pathTo returns the path that p describes, to be released.
 func (e *engine) pathTo(p verbs.Path) (*path, error) {
-	key := pathKey{p.Local.Unmap().WithZone(""), p.Remote.Unmap().WithZone("")}
+	key := pathKey{plainAddr(p.Local), p.Remote.Unmap()}
 	if w := e.paths[key]; w != nil {
 		w.refs++
 		return w, nil

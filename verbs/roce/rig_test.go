@@ -43,7 +43,8 @@ func (w *heldWire) send(b *txBatch) {
 	}
 }
 
-func (w *heldWire) close() error { return nil }
+func (w *heldWire) hearErrors(bool) {}
+func (w *heldWire) close() error    { return nil }
 
 // newBare makes a bare device with a protection domain, on the shard.
 func newBare(s *shard.Shard, addr netip.Addr, readBudget int) *bare {

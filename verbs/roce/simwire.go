@@ -44,6 +44,8 @@ func (w *simWire) send(b *txBatch) {
 	}
 }
 
+func (w *simWire) hearErrors(bool) {}
+
 func (w *simWire) receive(from, to netip.AddrPort, ident uint16, b []byte) {
 	b = append([]byte(nil), b...)
 	w.eng.shard.Post(&shard.Task{Fn: func() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,12 @@ type socket struct {
 	gso     bool
 	local   netip.Addr // unspecified: the packet says which address it was for
 	blocked bool       // waits until the kernel takes packets again
+	hears   bool       // see hearErrors
+
+	scope struct { // of the last link-local peer, because a zone costs much to make
+		id         uint32
+		addr, peer netip.Addr
+	}
 
 	*Shared // rings that are used during a call only
 }
@@ -75,7 +82,7 @@ type txRing struct {
 }
 
 func newSocket(e *engine, cfg Config) (_ *socket, err error) {
-	s := &socket{eng: e, Shared: cfg.Shared, v6: cfg.Addr.Is6(), local: cfg.Addr, gso: !cfg.NoGSO}
+	s := &socket{eng: e, Shared: cfg.Shared, v6: cfg.Addr.Is6(), local: plainAddr(cfg.Addr), gso: !cfg.NoGSO}
 	family := unix.AF_INET
 	if s.v6 {
 		family = unix.AF_INET6
@@ -156,7 +163,7 @@ func (s *socket) setOptions(cfg Config) error {
 func (s *socket) bind(cfg Config) error {
 	var sa unix.Sockaddr
 	if s.v6 {
-		sa = &unix.SockaddrInet6{Port: int(cfg.UDPPort), Addr: cfg.Addr.As16()}
+		sa = &unix.SockaddrInet6{Port: int(cfg.UDPPort), Addr: cfg.Addr.As16(), ZoneId: scopeID(cfg.Addr)}
 	} else {
 		sa = &unix.SockaddrInet4{Port: int(cfg.UDPPort), Addr: cfg.Addr.As4()}
 	}
@@ -177,6 +184,9 @@ const maxReads = 2
 
 // ready takes in what has come. It runs on the shard.
 func (s *socket) ready(events uint32) {
+	if events&unix.EPOLLERR != 0 {
+		s.readErrors()
+	}
 	if events&shard.Writable != 0 && s.blocked {
 		s.blocked = false
 		_ = s.eng.shard.Watch(s.id, shard.Readable)
@@ -248,13 +258,26 @@ func (s *socket) source(i int) (netip.AddrPort, bool) {
 		if s.rx.msgs[i].hdr.Namelen < unix.SizeofSockaddrInet6 {
 			return netip.AddrPort{}, false
 		}
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), ntohs(sa.Port)), true
+		return netip.AddrPortFrom(s.scoped(sa.Addr, sa.Scope_id), ntohs(sa.Port)), true
 	}
 	sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.rx.names[i]))
 	if s.rx.msgs[i].hdr.Namelen < unix.SizeofSockaddrInet4 {
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), ntohs(sa.Port)), true
+}
+
+// scoped is a peer's address: its zone is the interface of a link-local one.
+func (s *socket) scoped(addr [16]byte, scope uint32) netip.Addr {
+	a := netip.AddrFrom16(addr)
+	if scope == 0 || !a.IsLinkLocalUnicast() {
+		return a
+	}
+	if s.scope.id != scope || s.scope.addr != a {
+		s.scope.id, s.scope.addr = scope, a
+		s.scope.peer = a.WithZone(strconv.FormatUint(uint64(scope), 10))
+	}
+	return s.scope.peer
 }
 
 // parseControl returns, from the control messages of a message, the address that
@@ -304,7 +327,7 @@ func newRawPath(local netip.Addr, remote netip.AddrPort) (r rawPath) {
 		(*unix.Inet4Pktinfo)(data).Spec_dst = local.As4()
 		r.ctlLen = unix.CmsgSpace(unix.SizeofInet4Pktinfo)
 	} else {
-		r.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: htons(remote.Port()), Addr: remote.Addr().As16()}
+		r.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: htons(remote.Port()), Addr: remote.Addr().As16(), Scope_id: scopeID(remote.Addr())}
 		r.nameLen = unix.SizeofSockaddrInet6
 		h.Level, h.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
 		h.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
@@ -351,8 +374,10 @@ func (s *socket) send(b *txBatch) {
 		default:
 			// It will not go, and neither will it when it is tried again: as if it
 			// were lost on the way.
-			b.sent += s.tx.packets[sent]
-			s.eng.stats.DropsSend += uint64(s.tx.packets[sent])
+			for range s.tx.packets[sent] {
+				s.notSent(b, b.sent, errno)
+				b.sent++
+			}
 		}
 	}
 }
@@ -424,7 +449,15 @@ func (b *txBatch) train(i int, gso bool, iovs int) int {
 	return n
 }
 
-func (s *socket) sendmmsg(n int) (int, unix.Errno) {
+func (s *socket) sendmmsg(n int) (sent int, errno unix.Errno) {
+	if sent, errno = s.trySendmmsg(n); errno != 0 && s.hears {
+		// That may have been about a packet before, which is told once.
+		sent, errno = s.trySendmmsg(n)
+	}
+	return sent, errno
+}
+
+func (s *socket) trySendmmsg(n int) (int, unix.Errno) {
 	s.eng.stats.SendCalls++
 	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.tx.msgs)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
 	runtime.KeepAlive(s)

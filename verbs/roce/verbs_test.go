@@ -97,13 +97,29 @@ func TestVerbsSocketsIPv6(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
-	t.Parallel()
 	a, b := netip.MustParseAddr("fd00:71::1"), netip.MustParseAddr("fd00:71::2")
-	verbstest.Run(t, verbstest.Config{Open: func(t testing.TB) (verbstest.Node, verbstest.Node) {
-		sa, sb := newShard(t, "A"), newShard(t, "B")
-		enterNamespace(t, sa, sb, a, b)
-		return openDevice(t, Config{Shard: sa, Addr: a}).node(), openDevice(t, Config{Shard: sb, Addr: b}).node()
-	}})
+	for _, c := range []struct {
+		name string
+		mtu  int
+		cfg  Config
+	}{
+		{"trains", 1024, Config{}},
+		{"no trains", 4096, Config{NoGSO: true, NoGRO: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			verbstest.Run(t, verbstest.Config{MTU: c.mtu, Open: func(t testing.TB) (verbstest.Node, verbstest.Node) {
+				sa, sb := newShard(t, "A"), newShard(t, "B")
+				enterNamespace(t, sa, sb, a, b)
+				open := func(s *shard.Shard, addr netip.Addr) verbstest.Node {
+					cfg := c.cfg
+					cfg.Shard, cfg.Addr = s, addr
+					return openDevice(t, cfg).node()
+				}
+				return open(sa, a), open(sb, b)
+			}})
+		})
+	}
 }
 
 // enterNamespace moves the threads of two shards to a new network namespace,
