@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/shard"
@@ -23,6 +24,11 @@ type adminCall struct {
 // or that of ctx or the session. data is the command's, also after an early
 // return.
 func (s *session) exec(ctx context.Context, q *Queue, submit func(*command) error, name string, put func(nvme.Command), data []byte) (nvme.Completion, error) {
+	return s.execUntil(s.ctx, ctx, q, submit, name, put, data)
+}
+
+// execUntil is exec with another end of the session.
+func (s *session) execUntil(end, ctx context.Context, q *Queue, submit func(*command) error, name string, put func(nvme.Command), data []byte) (nvme.Completion, error) {
 	c := &adminCall{queue: q, done: make(chan struct{})}
 	c.cmd.prepare(func(*command) { close(c.done) })
 	c.cmd.timeout = s.ctrl.cfg.AdminTimeout
@@ -34,15 +40,15 @@ func (s *session) exec(ctx context.Context, q *Queue, submit func(*command) erro
 			close(c.done)
 		}
 	}
-	c.recall.Fn = func() { q.withdraw(&c.cmd, context.Canceled) }
+	c.recall.Fn = func() { q.cancel(&c.cmd, context.Canceled) }
 	if !q.shard.Post(&c.post) {
 		return nvme.Completion{}, fmt.Errorf("host: %s: %w", name, shard.ErrClosed)
 	}
 	select {
 	case <-c.done:
-	case <-s.ctx.Done():
+	case <-end.Done():
 		q.shard.Post(&c.recall)
-		return nvme.Completion{}, fmt.Errorf("host: %s: %w", name, context.Cause(s.ctx))
+		return nvme.Completion{}, fmt.Errorf("host: %s: %w", name, context.Cause(end))
 	case <-ctx.Done():
 		q.shard.Post(&c.recall)
 		return nvme.Completion{}, fmt.Errorf("host: %s: %w", name, context.Cause(ctx))
@@ -60,7 +66,17 @@ func (s *session) admin(ctx context.Context, name string, put func(nvme.Command)
 }
 
 func (s *session) propertyGet(ctx context.Context, p nvme.Property) (uint64, error) {
-	cqe, err := s.admin(ctx, "Property Get "+p.String(), func(c nvme.Command) { c.PutPropertyGet(p) }, nil)
+	return s.propertyGetUntil(s.ctx, ctx, p)
+}
+
+func (s *session) propertyGetUntil(end, ctx context.Context, p nvme.Property) (uint64, error) {
+	get := func(c nvme.Command) { c.PutPropertyGet(p) }
+	// Not behind others: a queue that has been stopped lets none pass.
+	submit := s.adminQueue.submit
+	if end != s.ctx {
+		submit = s.adminQueue.submitNow
+	}
+	cqe, err := s.execUntil(end, ctx, s.adminQueue, submit, "Property Get "+p.String(), get, nil)
 	if p.Size() == 4 {
 		return uint64(cqe.DW0()), err
 	}
@@ -93,9 +109,8 @@ func (s *session) logPage(ctx context.Context, g nvme.GetLogPageCommand, data []
 
 // Admin sends an admin command: put fills in all but CID, PSDT and SGL, and data
 // is read or written by the opcode's direction. It waits for the controller to
-// be live, is never sent again, and returns early when ctx is done. data belongs
-// to the fabric until the command has ended; after an early return it must not be
-// used again. A status other than success is a [*CommandError].
+// be live, is never sent again, and returns early when ctx is done; data is not
+// touched after it has returned, and not changed by an error. A status other than success is a [*CommandError].
 func (c *Controller) Admin(ctx context.Context, put func(nvme.Command), data []byte) (nvme.Completion, error) {
 	s, err := c.liveSession(ctx)
 	if err != nil {
@@ -110,7 +125,13 @@ func (c *Controller) Admin(ctx context.Context, put func(nvme.Command), data []b
 		}
 		return nvme.AdminOpcode(sqe.Opcode()).String()
 	}()
-	return s.admin(ctx, name, func(cmd nvme.Command) { copy(cmd, sqe) }, data)
+	// A copy, which the fabric keeps if we return early.
+	own := slices.Clone(data)
+	cqe, err := s.admin(ctx, name, func(cmd nvme.Command) { copy(cmd, sqe) }, own)
+	if err == nil && sqe.Direction() == nvme.ControllerToHost {
+		copy(data, own)
+	}
+	return cqe, err
 }
 
 // Identify returns the data of an Identify, as [Controller.Admin] does.
@@ -132,5 +153,10 @@ func (c *Controller) GetLogPage(ctx context.Context, g nvme.GetLogPageCommand, d
 	if len(data) == 0 || len(data)%4 != 0 {
 		return fmt.Errorf("host: Get Log Page, %v: %d bytes are not whole dwords", g.LID, len(data))
 	}
-	return s.logPage(ctx, g, data)
+	own := make([]byte, len(data)) // as in Admin
+	err = s.logPage(ctx, g, own)
+	if err == nil {
+		copy(data, own)
+	}
+	return err
 }

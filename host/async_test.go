@@ -222,7 +222,7 @@ func TestConcurrent(t *testing.T) {
 	defer w.close()
 	l := newEventLog()
 	cfg := w.config()
-	cfg.ReconnectDelay, cfg.Events = 5*time.Millisecond, l.events()
+	cfg.ReconnectDelay, cfg.KATO, cfg.Events = 5*time.Millisecond, time.Second, l.events()
 	cfg.Events.Warning = func(error) {} // the loss of the connection during a rescan
 	c := w.connect(cfg)
 	n := w.namespace(c)
@@ -263,9 +263,13 @@ func TestConcurrent(t *testing.T) {
 			}
 		})
 	}
-	for range losses {
-		w.unplug()
-		w.listen()
+	for i := range losses {
+		if i == 0 {
+			w.unplug()
+			w.listen()
+		} else { // the controller still answers
+			w.cut(ioQueue)
+		}
 		l.wait(t, "reconnected")
 		for range 20 {
 			w.must(n.Flush(context.Background()))

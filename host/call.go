@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	stdio "io"
 
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/shard"
@@ -15,23 +14,30 @@ type call struct {
 	io       IO
 	queue    *Queue
 	ctx      context.Context
-	post     shard.Task    // submits
-	recall   shard.Task    // withdraws what the fabric does not have yet
-	done     chan error    // one element
-	recalled chan struct{} // one element
+	post     shard.Task  // submits
+	recall   shard.Task  // withdraws what the fabric does not have yet
+	aborting *abort      // the queue's shard's: of what it has
+	done     chan error  // one element
+	recalled chan *abort // one element: what to send, or nil
 }
 
 func newCall() *call {
-	c := &call{done: make(chan error, 1), recalled: make(chan struct{}, 1)}
-	c.io.Done = func(io *IO) { c.done <- io.Err }
+	c := &call{done: make(chan error, 1), recalled: make(chan *abort, 1)}
+	c.io.Done = func(io *IO) {
+		if c.aborting != nil {
+			c.aborting.over.Store(true)
+			c.aborting = nil
+		}
+		c.done <- io.Err
+	}
 	c.post.Fn = func() {
 		if err := c.queue.Submit(&c.io); err != nil {
 			c.done <- err
 		}
 	}
 	c.recall.Fn = func() {
-		c.queue.withdraw(&c.io.cmd, context.Cause(c.ctx))
-		c.recalled <- struct{}{}
+		c.aborting = c.queue.cancel(&c.io.cmd, context.Cause(c.ctx))
+		c.recalled <- c.aborting
 	}
 	return c
 }
@@ -52,9 +58,10 @@ func (c *call) start(ctx context.Context, ctrl *Controller) error {
 	return nil
 }
 
-// wait returns when the command has ended. A command that the fabric has
-// belongs to it, with its data, so it is waited for whatever ctx says: at most
-// until the loss of the connection that its timeout leads to.
+// wait returns when the command has ended. When ctx is done the controller is
+// asked to abort a command that the fabric has. It belongs to the fabric all the
+// same, with its data, and is waited for: at most until the loss of the
+// connection that its timeout leads to.
 func (c *call) wait() error {
 	select {
 	case err := <-c.done:
@@ -62,7 +69,9 @@ func (c *call) wait() error {
 	case <-c.ctx.Done():
 	}
 	if c.queue.shard.Post(&c.recall) {
-		<-c.recalled
+		if a := <-c.recalled; a != nil {
+			c.io.Namespace.ctrl.abort(a)
+		}
 	}
 	return <-c.done
 }
@@ -149,10 +158,11 @@ func (n *Namespace) transfer(ctx context.Context, op nvme.IOOpcode, lba uint64, 
 }
 
 // Read reads whole blocks, from lba on. Like the other methods that take a
-// context it splits what one command cannot do, waits for the connection while
-// that is lost, and returns early when ctx is done only as long as nothing of it
-// is with the fabric, whose the memory is until the command has ended; the
-// commands' timeout is [Config.IOTimeout].
+// context it splits what one command cannot do and waits for the connection while
+// that is lost. When ctx is done, what waits ends at once, and the controller is
+// asked to abort what it has; that is waited for, because until it has ended the
+// memory is the fabric's: until the controller answers, or the connection is
+// given up after [Config.IOTimeout]. So p is not touched after Read has returned.
 func (n *Namespace) Read(ctx context.Context, lba uint64, p []byte) error {
 	_, err := n.transfer(ctx, nvme.IORead, lba, p)
 	return err
@@ -202,63 +212,4 @@ func (n *Namespace) Deallocate(ctx context.Context, lba, blocks uint64) error {
 		io.FUA, io.Deallocate = false, false
 	})
 	return err
-}
-
-// ReadAt implements [io.ReaderAt], for any offset and length.
-func (n *Namespace) ReadAt(p []byte, off int64) (int, error) {
-	f := n.format.Load()
-	size := int64(f.blocks << f.shift)
-	if off < 0 {
-		return 0, fmt.Errorf("host: read of namespace %d: offset %d", n.nsid, off)
-	}
-	if off >= size {
-		return 0, stdio.EOF
-	}
-	var end error
-	if int64(len(p)) > size-off {
-		p, end = p[:size-off], stdio.EOF
-	}
-	mask := int64(f.blockSize() - 1)
-	if off&mask == 0 && int64(len(p))&mask == 0 {
-		done, err := n.transfer(context.Background(), nvme.IORead, uint64(off)>>f.shift, p)
-		if err != nil {
-			return done, err
-		}
-		return done, end
-	}
-	// Not whole blocks: those at the ends are read aside.
-	done := 0
-	var block []byte
-	for done < len(p) {
-		at := off + int64(done)
-		rest := p[done:]
-		if at&mask == 0 && len(rest) >= f.blockSize() {
-			whole := rest[:len(rest)&^int(mask)]
-			k, err := n.transfer(context.Background(), nvme.IORead, uint64(at)>>f.shift, whole)
-			done += k
-			if err != nil {
-				return done, err
-			}
-			continue
-		}
-		if block == nil {
-			block = make([]byte, f.blockSize())
-		}
-		if _, err := n.transfer(context.Background(), nvme.IORead, uint64(at)>>f.shift, block); err != nil {
-			return done, err
-		}
-		done += copy(rest, block[at&mask:])
-	}
-	return done, end
-}
-
-// WriteAt implements [io.WriterAt] for whole blocks: offset and length must be
-// multiples of [Namespace.BlockSize], because part of a block cannot be written
-// without a race with others who write the rest of it.
-func (n *Namespace) WriteAt(p []byte, off int64) (int, error) {
-	f := n.format.Load()
-	if off < 0 || off&int64(f.blockSize()-1) != 0 {
-		return 0, fmt.Errorf("host: write of namespace %d: offset %d is not a multiple of %d", n.nsid, off, f.blockSize())
-	}
-	return n.transfer(context.Background(), nvme.IOWrite, uint64(off)>>f.shift, p)
 }

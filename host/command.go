@@ -15,6 +15,7 @@ type place uint8
 const (
 	nowhere   place = iota // its owner's
 	waiting                // for room in the queue, or for a connection
+	fenced                 // for the end of what an old connection may still execute
 	delayed                // for the time of its next try
 	inFlight               // with the fabric, watched for the timeout
 	unwatched              // with the fabric, without a timeout
@@ -30,10 +31,15 @@ type command struct {
 
 	timeout    time.Duration // 0: none, and it does not wait for room either
 	idempotent bool          // may be executed twice
+	writes     bool          // changes what others read
 	gone       *atomic.Bool  // the namespace is not there any more; nil for none
 	check      uint32        // Queue.checks when it was sent
-	tries      int
-	delay      shard.Timer // until the next try
+	tries      int           // that count against MaxRetries
+	doubt      bool          // a connection was lost with it: whether it was executed is not known
+	canceled   error         // why its owner wants no more of it; nil: does
+	pathless   bool          // the controller had no path for it,
+	since      time.Duration // since then, on the shard's clock
+	delay      shard.Timer   // until the next try
 
 	place    place
 	prev     *command // in the list of its place
@@ -71,6 +77,18 @@ func (l *commandList) push(c *command, p place) {
 		l.last.next = c
 	}
 	l.last = c
+	l.n++
+}
+
+// pushFront is push before all others.
+func (l *commandList) pushFront(c *command, p place) {
+	c.place, c.prev, c.next = p, nil, l.first
+	if l.first == nil {
+		l.last = c
+	} else {
+		l.first.prev = c
+	}
+	l.first = c
 	l.n++
 }
 

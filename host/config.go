@@ -31,9 +31,13 @@ const (
 	MaxQueueSize   = 1024
 	AdminQueueSize = 32
 
-	// MaxRetries is how often a command is sent again, after a loss of the
-	// connection or a status without DNR.
-	MaxRetries = 5
+	// DefaultMaxRetries is Linux's nvme_max_retries.
+	DefaultMaxRetries = 5
+
+	// MaxInCapsule bounds the data that a command carries in its capsule,
+	// whatever IOCCSZ allows: memory for it may be held for each command that
+	// can be outstanding. Linux's bound is the same.
+	MaxInCapsule = 16 << 10
 )
 
 // Config describes a controller to connect to. Names and defaults are those of
@@ -72,17 +76,26 @@ type Config struct {
 	KATO time.Duration
 	// ReconnectDelay is the time before each attempt to connect again.
 	ReconnectDelay time.Duration
-	// CtrlLossTMO is how long to try: CtrlLossTMO / ReconnectDelay attempts,
-	// rounded up. Off: none; Forever: no end.
+	// CtrlLossTMO is how long after a loss the controller is given up, in the
+	// middle of an attempt too. Off: at once; Forever: never. Less than
+	// ReconnectDelay leaves no time for an attempt.
 	CtrlLossTMO time.Duration
-	// FastIOFailTMO is after how long without a connection waiting I/O fails
-	// with [ErrLost] instead of waiting on. Off is the default.
+	// FastIOFailTMO is after how long without a connection, or with a connection
+	// whose controller has no path to the namespace, I/O fails with a
+	// [*PathError] instead of waiting on. Attempts to connect go on. Off is the
+	// default: I/O waits until the controller is given up.
 	FastIOFailTMO time.Duration
+	// MaxRetries is how often an I/O command is sent again, after a loss of the
+	// connection or a status without DNR. 0 is DefaultMaxRetries; negative:
+	// never.
+	MaxRetries int
 	// NoRequeue makes I/O commands that a loss of the connection interrupted
-	// fail with [ErrLost] instead of being sent again.
+	// fail with a [*PathError] instead of being sent again, and those that the
+	// controller refused with its status.
 	NoRequeue bool
 	// IOTimeout and AdminTimeout bound how long a command may be outstanding
-	// before the connection is given up.
+	// before the connection is given up: also one whose context is done and that
+	// the controller does not abort.
 	IOTimeout, AdminTimeout time.Duration
 
 	Events Events
@@ -147,6 +160,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.ReconnectDelay = orDefault(c.ReconnectDelay, DefaultReconnectDelay)
 	c.CtrlLossTMO = orDefault(c.CtrlLossTMO, DefaultCtrlLossTMO)
 	c.FastIOFailTMO = orDefault(c.FastIOFailTMO, Off)
+	c.MaxRetries = orDefault(c.MaxRetries, DefaultMaxRetries)
 	c.IOTimeout = orDefault(c.IOTimeout, DefaultIOTimeout)
 	c.AdminTimeout = orDefault(c.AdminTimeout, DefaultAdminTimeout)
 	switch {
@@ -182,14 +196,5 @@ func orDefault[T comparable](v, d T) T {
 // controller: without I/O queues, and without keep alive unless wanted.
 func (c *Config) discovery() bool { return c.NQN == nvme.DiscoveryNQN }
 
-// maxReconnects is the number of attempts that CtrlLossTMO means, negative if
-// there is no end.
-func (c *Config) maxReconnects() int {
-	switch c.CtrlLossTMO {
-	case Forever:
-		return -1
-	case Off:
-		return 0
-	}
-	return int((c.CtrlLossTMO + c.ReconnectDelay - 1) / c.ReconnectDelay)
-}
+// maxRetries is how often a command is sent again.
+func (c *Config) maxRetries() int { return max(c.MaxRetries, 0) }

@@ -158,7 +158,7 @@ func TestMisuseIsRefused(t *testing.T) {
 		{"read far beyond", n.Read(ctx, 1<<63, block), "host: Read of namespace 1: blocks 9223372036854775808+1 of 2048: LBA out of range (0x0080)"},
 		{"part of a block", n.Write(ctx, 0, block[:511]), "host: Write of namespace 1: 511 bytes are not whole blocks of 512"},
 		{"compare", n.Compare(ctx, 0, bytes.Repeat([]byte{1}, 512)), "host: Compare of namespace 1, 1 blocks from 0: compare failure (status"},
-		{"write at an odd offset", second(n.WriteAt(block, 100)), "host: write of namespace 1: offset 100 is not a multiple of 512"},
+		{"write beyond the end", second(n.WriteAt(block, 1<<20-100)), "host: write of namespace 1: 512 bytes at offset 1048476 of 1048576: "},
 		{"read before the beginning", second(n.ReadAt(block, -1)), "host: read of namespace 1: offset -1"},
 	} {
 		if x.err == nil || !strings.HasPrefix(x.err.Error(), x.want) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/nvme"
@@ -44,6 +45,9 @@ type Controller struct {
 	next   atomic.Uint32
 	checks atomic.Uint32 // of the keep alive
 	events events
+	ana    atomic.Pointer[map[uint32]nvme.ANAState] // by group; nil: not reported
+
+	fence time.Time // of the controller's goroutine: before it no command that writes is sent
 
 	stopping context.Context // done when the user wants the end
 	stop     context.CancelCauseFunc

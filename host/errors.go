@@ -16,7 +16,7 @@ var (
 	// ErrClosed: the controller has been disconnected by its user.
 	ErrClosed = errors.New("controller disconnected")
 	// ErrLost: the connection was lost and the command was not, or not known to
-	// be, executed.
+	// be, executed. I/O commands tell which by a [*PathError].
 	ErrLost = errors.New("connection to the controller lost")
 	// ErrNamespaceGone: the namespace is not there any more.
 	ErrNamespaceGone = errors.New("namespace removed")
@@ -116,6 +116,39 @@ func (e *CommandError) Error() string {
 
 // Unwrap returns the Status.
 func (e *CommandError) Unwrap() error { return e.Status }
+
+// A PathError is an I/O command for which there was no way to the namespace in
+// the time that [Config] gives it: because the connection was lost ([ErrLost] is
+// in its chain), or because the controller has no path to the namespace (a
+// [*CommandError] is). It is never sent again.
+type PathError struct {
+	Command string // the specification's name
+	NSID    uint32
+	LBA     uint64 // with Blocks, if the command names blocks
+	Blocks  uint64
+	// Unknown: the command was outstanding when a connection was lost. It may
+	// have been executed, in whole or in part, or not at all. Otherwise it was
+	// not executed.
+	Unknown bool
+	Err     error
+}
+
+func (e *PathError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "host: %s of namespace %d", e.Command, e.NSID)
+	if e.Blocks != 0 {
+		fmt.Fprintf(&b, ", %d blocks from %d", e.Blocks, e.LBA)
+	}
+	b.WriteString(": no path")
+	if e.Unknown {
+		b.WriteString(", and it may have been executed or not")
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *PathError) Unwrap() error { return e.Err }
 
 // connectFields names what the result of a refused Connect points at.
 var connectFields = map[bool]map[int]string{

@@ -88,6 +88,9 @@ type aer struct {
 // configureEvents asks the controller for the events that we deal with.
 func (s *session) configureEvents(ctx context.Context) error {
 	want := nvme.AsyncConfigNamespace
+	if s.info.Identify.CMIC&nvme.CMICANA != 0 {
+		want |= nvme.AsyncConfigANA
+	}
 	if s.ctrl.cfg.discovery() {
 		want = nvme.AsyncConfigDiscoveryLogPage
 	}
@@ -151,6 +154,11 @@ func (s *session) event(e nvme.AsyncEvent) {
 		return
 	case e.Type() == nvme.AsyncNotice && e.Info() == nvme.AsyncNoticeNamespaceChanged:
 		if err := s.rescan(); err != nil {
+			s.ctrl.warn(err)
+		}
+		return
+	case e.Type() == nvme.AsyncNotice && e.Info() == nvme.AsyncNoticeANAChange:
+		if err := s.anaChanged(); err != nil {
 			s.ctrl.warn(err)
 		}
 		return

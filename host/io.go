@@ -35,7 +35,8 @@ type IO struct {
 	// set. It does not block. The IO may be submitted again from within.
 	Done func(*IO)
 	// Err is nil, or why the command failed: a [*CommandError] if the
-	// controller said so.
+	// controller said so, a [*PathError] if it was not, or not known to be,
+	// reached.
 	Err error
 
 	// Context is the caller's; nobody else looks at it.
@@ -67,20 +68,38 @@ func (q *Queue) Submit(io *IO) error {
 	c.gone = &io.Namespace.gone
 	c.timeout = io.Namespace.ctrl.cfg.IOTimeout
 	c.idempotent = !io.Namespace.ctrl.cfg.NoRequeue
+	c.writes = io.Op == nvme.IOWrite || io.Op == nvme.IOWriteZeroes || io.Op == nvme.IODatasetManagement
 	return q.submit(c)
 }
 
 // ended is told that the command has ended.
 func (io *IO) ended() {
 	io.Err = io.cmd.err
-	if s, ok := io.Err.(nvme.Status); ok {
-		io.Err = &CommandError{
-			Command: io.Op.String(), QID: io.cmd.queue.qid, NSID: io.Namespace.nsid,
-			LBA: io.LBA, Blocks: io.blocks(),
-			Status: s, Result: io.cmd.req.Completion.Result, io: true,
-		}
+	if io.Err != nil {
+		io.explain()
 	}
 	io.Done(io)
+}
+
+// explain makes Err say which command failed, and what that leaves open.
+func (io *IO) explain() {
+	c := &io.cmd
+	if s, ok := io.Err.(nvme.Status); ok {
+		io.Err = &CommandError{
+			Command: io.Op.String(), QID: c.queue.qid, NSID: io.Namespace.nsid,
+			LBA: io.LBA, Blocks: io.blocks(),
+			Status: s, Result: c.req.Completion.Result, io: true,
+		}
+		if s.Type() != nvme.SCTPath {
+			return
+		}
+	} else if !c.doubt && !errors.Is(io.Err, ErrLost) {
+		return
+	}
+	io.Err = &PathError{
+		Command: io.Op.String(), NSID: io.Namespace.nsid, LBA: io.LBA, Blocks: io.blocks(),
+		Unknown: c.doubt, Err: io.Err,
+	}
 }
 
 // blocks is the number of blocks that the command names.

@@ -82,16 +82,17 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-// After CtrlLossTMO / ReconnectDelay attempts the controller is given up, and
-// what waited for it fails.
+// CtrlLossTMO after the loss the controller is given up, and what waited for it
+// fails.
 func TestCtrlLoss(t *testing.T) {
 	for _, x := range []struct {
 		name       string
 		delay, tmo time.Duration
 		attempts   int
 	}{
-		{"defaults", 0, 0, 60},
-		{"rounded up", 4 * time.Second, 10 * time.Second, 3},
+		{"defaults", 0, 0, 59},
+		{"no multiple", 4 * time.Second, 10 * time.Second, 2},
+		{"no time for an attempt", 10 * time.Second, 5 * time.Second, 0},
 		{"off", 0, host.Off, 0},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -104,12 +105,12 @@ func TestCtrlLoss(t *testing.T) {
 				w.unplug()
 				flush := async(func() error { return n.Flush(context.Background()) })
 				l.wait(t, "dead")
-				delay := x.delay
-				if delay == 0 {
-					delay = host.DefaultReconnectDelay
+				want := max(x.tmo, 0)
+				if x.tmo == 0 {
+					want = host.DefaultCtrlLossTMO
 				}
-				if d := time.Since(lost); d != time.Duration(x.attempts)*delay {
-					t.Errorf("given up after %v", d)
+				if d := time.Since(lost); d != want {
+					t.Errorf("given up after %v, want %v", d, want)
 				}
 				if k := len(w.dialer.adminDials()) - 1; k != x.attempts {
 					t.Errorf("%d attempts, want %d", k, x.attempts)
@@ -255,11 +256,11 @@ func TestIOTimeout(t *testing.T) {
 		})
 		start := time.Now()
 		err := n.Read(context.Background(), 0, make([]byte, 512))
-		if !errors.Is(err, host.ErrLost) || tries != host.MaxRetries+1 {
+		if !errors.Is(err, host.ErrLost) || tries != host.DefaultMaxRetries+1 {
 			t.Errorf("%v after %d tries", err, tries)
 		}
 		each := host.DefaultIOTimeout + host.DefaultReconnectDelay
-		if d := time.Since(start); d != host.MaxRetries*each+host.DefaultIOTimeout {
+		if d := time.Since(start); d != host.DefaultMaxRetries*each+host.DefaultIOTimeout {
 			t.Errorf("failed after %v", d)
 		}
 		l.wait(t, "reconnected")
@@ -277,19 +278,6 @@ func TestStatusRetry(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		c := w.connect(w.config())
 		n := w.namespace(c)
-		fails := func(k int, s nvme.Status) *int {
-			tries := new(int)
-			w.dialer.set(func() {
-				w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
-					if qid != 0 {
-						if *tries++; *tries <= k {
-							r.Completion.Status = s
-						}
-					}
-				}
-			})
-			return tries
-		}
 		for _, x := range []struct {
 			fails int
 			s     nvme.Status
@@ -297,11 +285,11 @@ func TestStatusRetry(t *testing.T) {
 			ok    bool
 		}{
 			{2, nvme.NamespaceNotReady, 3, true},
-			{host.MaxRetries, nvme.InternalPathError, host.MaxRetries + 1, true},
-			{100, nvme.NamespaceNotReady, host.MaxRetries + 1, false},
+			{host.DefaultMaxRetries, nvme.InternalPathError, host.DefaultMaxRetries + 1, true},
+			{100, nvme.NamespaceNotReady, host.DefaultMaxRetries + 1, false},
 			{1, nvme.WriteFault.WithDNR(), 1, false},
 		} {
-			tries := fails(x.fails, x.s)
+			tries := w.refuse(x.fails, x.s)
 			err := n.Flush(context.Background())
 			if (err == nil) != x.ok || *tries != x.tries || err != nil && !errors.Is(err, x.s) {
 				t.Errorf("%d times %v: %v after %d tries", x.fails, x.s, err, *tries)
@@ -314,20 +302,12 @@ func TestStatusRetry(t *testing.T) {
 
 func TestStatusRetryDelay(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
-			c := nvme.Command(r.Command[:])
-			if qid == 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSController {
-				var id nvme.IdentifyController
-				if err := id.Parse(r.Data); err != nil {
-					t.Error(err)
-				}
-				id.CRDT1, id.CRDT2, id.CRDT3 = 1, 20, 300
-				copy(r.Data, id.AppendTo(nil))
-			}
-		}
+		w.identify(func(id *nvme.IdentifyController) {
+			id.CRDT1, id.CRDT2, id.CRDT3 = 1, 20, 0xFFFF // almost two hours
+		})
 		c := w.connect(w.config())
 		n := w.namespace(c)
-		for crd, want := range []time.Duration{0, 100 * time.Millisecond, 2 * time.Second, 30 * time.Second} {
+		for crd, want := range []time.Duration{100 * time.Millisecond, 100 * time.Millisecond, 2 * time.Second, time.Minute} {
 			first := true
 			w.dialer.set(func() {
 				w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {

@@ -17,6 +17,8 @@ type Namespace struct {
 	nsid   uint32
 	format atomic.Pointer[format]
 	gone   atomic.Bool
+	// partial is held by who reads and writes a block to change a part of it.
+	partial chan struct{}
 }
 
 // NamespaceInfo is what the controller says of a namespace.
@@ -50,6 +52,8 @@ type format struct {
 
 func (f *format) blockSize() int { return 1 << f.shift }
 
+func (f *format) size() int64 { return int64(f.blocks << f.shift) }
+
 // same reports whether two descriptions are of one namespace: none of their
 // identifiers contradict, and the blocks are as long.
 func (f *format) same(g *format) bool {
@@ -69,7 +73,7 @@ func (n *Namespace) BlockSize() int { return n.format.Load().blockSize() }
 func (n *Namespace) Blocks() uint64 { return n.format.Load().blocks }
 
 // Size returns the namespace's size in bytes.
-func (n *Namespace) Size() int64 { f := n.format.Load(); return int64(f.blocks << f.shift) }
+func (n *Namespace) Size() int64 { return n.format.Load().size() }
 
 // MaxData returns the most bytes that one [IO] may move.
 func (n *Namespace) MaxData() int { return n.format.Load().maxData }

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/transport"
 )
@@ -16,6 +15,7 @@ import (
 type Queue struct {
 	qid   uint16
 	shard *shard.Shard
+	cfg   *Config
 
 	usable atomic.Bool // connected, or to be connected again
 	// checks counts the checks of the keep alive; seen says that a command has
@@ -27,21 +27,25 @@ type Queue struct {
 	conn        transport.HostQueue // nil while not connected
 	running     bool                // takes more than submitNow's
 	stuck       func(error)         // is told of a command past its timeout
-	retryDelay  [4]time.Duration    // of the controller, by CRD of a status
+	crdt        [4]time.Duration    // of the controller, by CRD of a status
 	limit       int                 // commands that may be outstanding
 	outstanding int
 	waiting     commandList
 	delayed     commandList
+	fenced      commandList
 	inFlight    commandList // by deadline
+	fence       shard.Timer // armed: no command that writes is sent
+	doubt       bool        // a connection was lost with a command that writes
 	closed      error       // why nothing is taken any more
 	failing     error       // why nothing may wait for a connection
 	watch       shard.Timer // for the oldest in flight, or earlier
 	idle        func()      // is told, once, that nothing is outstanding
 }
 
-func newQueue(qid uint16, s *shard.Shard, checks *atomic.Uint32) *Queue {
-	q := &Queue{qid: qid, shard: s, checks: checks}
+func newQueue(qid uint16, s *shard.Shard, cfg *Config, checks *atomic.Uint32) *Queue {
+	q := &Queue{qid: qid, shard: s, cfg: cfg, checks: checks}
 	q.watch.Fn = q.checkDeadlines
+	q.fence.Fn = q.unfence
 	return q
 }
 
@@ -60,20 +64,30 @@ func (q *Queue) attach(conn transport.HostQueue, limit int, stuck func(error)) {
 	q.conn, q.limit, q.stuck = conn, limit, stuck
 }
 
-// start sends what waits.
-func (q *Queue) start() {
+// start sends what waits, but for that long nothing that writes.
+func (q *Queue) start(fence time.Duration) {
 	q.running, q.failing = true, nil
+	if fence > 0 {
+		q.shard.Arm(&q.fence, q.shard.Now()+fence)
+	}
 	q.usable.Store(q.closed == nil)
 	q.pump()
 }
 
 // stop sends nothing any more, so that all that the connection still brings
-// home stays.
-func (q *Queue) stop() { q.running = false }
+// home stays. It reports whether the controller may have a command that writes.
+func (q *Queue) stop() (writing bool) {
+	q.running = false
+	q.unfence()
+	for c := q.inFlight.first; c != nil; c = c.next {
+		writing = writing || c.writes
+	}
+	return writing || q.doubt
+}
 
 // detach takes the connection away, after nothing is outstanding any more.
 func (q *Queue) detach() {
-	q.conn = nil
+	q.conn, q.doubt = nil, false
 	q.shard.Disarm(&q.watch)
 }
 
@@ -95,7 +109,7 @@ func (q *Queue) fail(err error) {
 }
 
 func (q *Queue) failWaiting(err error) {
-	for _, l := range []*commandList{&q.delayed, &q.waiting} {
+	for _, l := range []*commandList{&q.delayed, &q.fenced, &q.waiting} {
 		for n := l.n; n > 0; n-- { // not what done adds
 			c := l.first
 			l.remove(c)
@@ -115,14 +129,18 @@ func (q *Queue) submit(c *command) error {
 	case q.failing != nil:
 		return q.failing
 	}
-	c.queue, c.err, c.tries = q, nil, 0
+	c.queue, c.err, c.tries, c.doubt, c.canceled, c.pathless = q, nil, 0, false, nil, false
+	if c.writes && q.fence.Armed() {
+		q.fenced.push(c, fenced)
+		return nil
+	}
 	if q.waiting.first == nil && q.room() {
 		err := q.conn.Submit(&c.req)
 		if err == nil {
 			q.sent(c)
 			return nil
 		}
-		if !later(err) {
+		if !waits(err) {
 			return fmt.Errorf("host: submit to queue %d: %w", q.qid, err)
 		}
 	}
@@ -147,9 +165,9 @@ func (q *Queue) submitNow(c *command) error {
 // room reports whether another command may be outstanding.
 func (q *Queue) room() bool { return q.running && q.outstanding < q.limit }
 
-// later tells whether a command that the fabric refused so is to wait: for
+// waits tells whether a command that the fabric refused so is to wait: for
 // something to come home, or for the loss of the queue to be told.
-func later(err error) bool {
+func waits(err error) bool {
 	return errors.Is(err, transport.ErrQueueFull) || errors.Is(err, transport.ErrQueueDown)
 }
 
@@ -174,8 +192,13 @@ func (q *Queue) pump() {
 			q.finish(c, ErrNamespaceGone)
 			continue
 		}
+		if c.writes && q.fence.Armed() {
+			q.waiting.remove(c)
+			q.fenced.push(c, fenced)
+			continue
+		}
 		err := q.conn.Submit(&c.req)
-		if err != nil && later(err) {
+		if err != nil && waits(err) {
 			return
 		}
 		q.waiting.remove(c)
@@ -214,6 +237,16 @@ func (q *Queue) completed(c *command) {
 	}
 }
 
+// unfence ends the time in which nothing is sent that writes.
+func (q *Queue) unfence() {
+	q.shard.Disarm(&q.fence)
+	for c := q.fenced.last; c != nil; c = q.fenced.last {
+		q.fenced.remove(c)
+		q.waiting.pushFront(c, waiting)
+	}
+	q.pump()
+}
+
 // tellIdle tells, once, if nothing is outstanding.
 func (q *Queue) tellIdle() {
 	if q.outstanding == 0 {
@@ -221,63 +254,6 @@ func (q *Queue) tellIdle() {
 		q.idle = nil
 		idle()
 	}
-}
-
-// interrupted decides about a command that the fabric could not carry to its
-// end.
-func (q *Queue) interrupted(c *command, err error) {
-	switch {
-	case q.closed != nil:
-		q.finish(c, q.closed)
-	case q.failing != nil:
-		q.finish(c, q.failing)
-	case !errors.Is(err, transport.ErrQueueDown):
-		q.finish(c, fmt.Errorf("host: queue %d: %w", q.qid, err))
-	case c.idempotent && c.tries <= MaxRetries:
-		q.waiting.push(c, waiting)
-	default:
-		q.finish(c, fmt.Errorf("host: queue %d: %w: it may have been executed or not: %w", q.qid, ErrLost, err))
-	}
-}
-
-// refused decides about a command that ended with status s.
-func (q *Queue) refused(c *command, s nvme.Status) {
-	if !c.idempotent || s.DNR() || c.tries > MaxRetries || q.closed != nil || errors.Is(s, nvme.CompareFailure) {
-		q.finish(c, s)
-		return
-	}
-	if d := q.retryDelay[s.CRD()]; d > 0 {
-		q.delayed.push(c, delayed)
-		q.shard.Arm(&c.delay, q.shard.Now()+d)
-		return
-	}
-	q.waiting.push(c, waiting)
-}
-
-// retry is the end of a delay of c.
-func (q *Queue) retry(c *command) {
-	q.delayed.remove(c)
-	q.waiting.push(c, waiting)
-	q.pump()
-}
-
-// withdraw ends c with err unless the fabric has it.
-func (q *Queue) withdraw(c *command, err error) {
-	switch c.place {
-	case waiting:
-		q.waiting.remove(c)
-	case delayed:
-		q.delayed.remove(c)
-		q.shard.Disarm(&c.delay)
-	default:
-		return
-	}
-	q.finish(c, err)
-}
-
-func (q *Queue) finish(c *command, err error) {
-	c.err = err
-	c.done(c)
 }
 
 // checkDeadlines runs when the deadline of what was the oldest command has
@@ -291,4 +267,30 @@ func (q *Queue) checkDeadlines() {
 	default:
 		q.stuck(fmt.Errorf("host: queue %d: no answer to command %#02x within %v", q.qid, c.sqe().Opcode(), c.timeout))
 	}
+}
+
+// cancel ends c with err unless the fabric has it; then it is not tried again,
+// and what to have aborted is returned.
+func (q *Queue) cancel(c *command, err error) *abort {
+	switch c.place {
+	case waiting:
+		q.waiting.remove(c)
+	case fenced:
+		q.fenced.remove(c)
+	case delayed:
+		q.delayed.remove(c)
+		q.shard.Disarm(&c.delay)
+	case inFlight:
+		c.canceled = err
+		return &abort{conn: q.conn, qid: q.qid, cid: c.sqe().CID()}
+	default:
+		return nil
+	}
+	q.finish(c, err)
+	return nil
+}
+
+func (q *Queue) finish(c *command, err error) {
+	c.err = err
+	c.done(c)
 }

@@ -19,7 +19,7 @@ func (c *Controller) run(s *session) {
 			c.end(ErrClosed)
 			return
 		}
-		cause := context.Cause(s.ctx)
+		lost, cause := time.Now(), context.Cause(s.ctx)
 		c.mu.Lock()
 		c.session, c.cause = nil, cause
 		c.setStateLocked(Connecting)
@@ -27,8 +27,14 @@ func (c *Controller) run(s *session) {
 		if fn := c.cfg.Events.Lost; fn != nil {
 			c.events.tell(func() { fn(cause) })
 		}
-		s.tearDown(cause)
-		next, attempt, err := c.reconnect(cause)
+		stopFailing := c.startFailing(cause)
+		if s.tearDown(cause) {
+			if until := time.Now().Add(s.quiesceTime()); until.After(c.fence) {
+				c.fence = until
+			}
+		}
+		next, attempt, err := c.reconnect(lost, cause)
+		stopFailing()
 		if err != nil {
 			c.end(err)
 			return
@@ -52,11 +58,12 @@ func (c *Controller) goLive(s *session) {
 	for i, crdt := range [3]uint16{id.CRDT1, id.CRDT2, id.CRDT3} {
 		delay[i+1] = time.Duration(crdt) * 100 * time.Millisecond
 	}
+	fence := time.Until(c.fence)
 	for i, q := range c.queues {
 		if i < s.info.Queues {
 			_ = q.shard.Run(func() {
-				q.retryDelay = delay
-				q.start()
+				q.crdt = delay
+				q.start(fence)
 			})
 			continue
 		}
@@ -77,50 +84,72 @@ func (c *Controller) goLive(s *session) {
 	s.wg.Go(s.watchEvents)
 }
 
+// startFailing has waiting I/O fail FastIOFailTMO from now on, unless the function
+// that it returns is called before; from then on it is not touched any more.
+func (c *Controller) startFailing(cause error) (stop func()) {
+	d := c.cfg.FastIOFailTMO
+	if d == Off {
+		return func() {}
+	}
+	fired := make(chan struct{})
+	t := time.AfterFunc(d, func() {
+		defer close(fired)
+		c.failWaiting(fmt.Errorf("host: no connection for %v: %w: %w", d, ErrLost, cause))
+	})
+	return func() {
+		if !t.Stop() {
+			<-fired
+		}
+	}
+}
+
+// errCtrlLoss ends the attempts to connect again.
+var errCtrlLoss = errors.New("CtrlLossTMO has passed")
+
 // reconnect tries to establish another session, after each ReconnectDelay, until
 // that succeeds or there is a reason to end. It returns which attempt succeeded.
-func (c *Controller) reconnect(cause error) (*session, int, error) {
-	if d := c.cfg.FastIOFailTMO; d != Off {
-		fired := make(chan struct{})
-		t := time.AfterFunc(d, func() {
-			defer close(fired)
-			c.failWaiting(fmt.Errorf("host: no connection for %v: %w", d, errors.Join(ErrLost, cause)))
-		})
-		// Before start lets I/O wait again.
-		defer func() {
-			if !t.Stop() {
-				<-fired
-			}
-		}()
+func (c *Controller) reconnect(lost time.Time, cause error) (*session, int, error) {
+	ctx := c.stopping
+	if tmo := c.cfg.CtrlLossTMO; tmo != Forever {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, lost.Add(max(tmo, 0)), errCtrlLoss)
+		defer cancel()
 	}
-	delay := time.NewTimer(c.cfg.ReconnectDelay)
+	delay := time.NewTimer(time.Until(lost.Add(c.cfg.ReconnectDelay)))
 	defer delay.Stop()
-	limit := c.cfg.maxReconnects()
+	over := func() bool {
+		end, bounded := ctx.Deadline()
+		return ctx.Err() != nil || bounded && !time.Now().Before(end)
+	}
 	err := cause
 	for attempt := 1; ; attempt++ {
-		if limit >= 0 && attempt > limit {
-			return nil, attempt, fmt.Errorf("host: %s given up after %d attempts to reconnect: %w: %w", c.cfg.NQN, attempt-1, ErrLost, err)
-		}
 		select {
 		case <-delay.C:
-		case <-c.stopping.Done():
+		case <-ctx.Done():
+		}
+		if !over() {
+			var s *session
+			if s, err = c.establish(ctx); err == nil {
+				return s, attempt, nil
+			}
+			if c.stopping.Err() != nil {
+				return nil, attempt, ErrClosed
+			}
+			if fn := c.cfg.Events.ConnectFailed; fn != nil {
+				failed := err
+				c.events.tell(func() { fn(attempt, failed) })
+			}
+			if DNR(err) {
+				return nil, attempt, fmt.Errorf("host: %s given up: %w: the controller says do not retry: %w", c.cfg.NQN, ErrLost, err)
+			}
+			delay.Reset(c.cfg.ReconnectDelay)
+		}
+		switch {
+		case c.stopping.Err() != nil:
 			return nil, attempt, ErrClosed
+		case over():
+			return nil, attempt, fmt.Errorf("host: %s given up %v after the loss: %w: %w", c.cfg.NQN, time.Since(lost).Round(time.Millisecond), ErrLost, err)
 		}
-		var s *session
-		if s, err = c.establish(c.stopping); err == nil {
-			return s, attempt, nil
-		}
-		if c.stopping.Err() != nil {
-			return nil, attempt, ErrClosed
-		}
-		if fn := c.cfg.Events.ConnectFailed; fn != nil {
-			failed := err
-			c.events.tell(func() { fn(attempt, failed) })
-		}
-		if DNR(err) {
-			return nil, attempt, fmt.Errorf("host: %s given up: %w: the controller says do not retry: %w", c.cfg.NQN, ErrLost, err)
-		}
-		delay.Reset(c.cfg.ReconnectDelay)
 	}
 }
 

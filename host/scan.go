@@ -133,7 +133,7 @@ func (c *Controller) setNamespaces(s *session) {
 	for nsid, f := range s.found {
 		n := c.namespaces[nsid]
 		if n == nil {
-			n = &Namespace{ctrl: c, nsid: nsid}
+			n = &Namespace{ctrl: c, nsid: nsid, partial: make(chan struct{}, 1)}
 			c.namespaces[nsid] = n
 			changed = true
 		} else if n.format.Load().info != f.info {

@@ -19,13 +19,16 @@ type session struct {
 	fail context.CancelCauseFunc
 	wg   lockdep.WaitGroup[sessionGoroutines]
 
-	adminQueue *Queue // of this session alone
+	adminQueue *Queue          // of this session alone
+	adminUp    context.Context // done when the admin queue carries nothing any more
+	adminDown  context.CancelCauseFunc
 	// conns are in the order in which they were made. They change on the admin
 	// queue's shard, where the keep alive reads them, and the goroutine that
 	// changes them reads them anywhere.
 	conns     []conn
 	keepAlive keepAlive
 	aer       aer
+	aborts    aborts
 	info      Info
 	cc        nvme.CC
 	found     map[uint32]*format // by NSID: the last scan
@@ -58,6 +61,7 @@ const adminReserved = 2
 func (c *Controller) establish(ctx context.Context) (*session, error) {
 	s := &session{ctrl: c}
 	s.ctx, s.fail = context.WithCancelCause(context.Background())
+	s.adminUp, s.adminDown = context.WithCancelCause(context.Background())
 	err := s.setUp(ctx)
 	if err == nil {
 		return s, nil
@@ -90,6 +94,7 @@ func (s *session) setUp(ctx context.Context) error {
 		{"start keep alive", s.startKeepAlive},
 		{"connect I/O queues", s.connectIO},
 		{"Set Features, Asynchronous Event Configuration", s.configureEvents},
+		{"Get Log Page, ANA", s.readANA},
 		{"identify namespaces", s.scan},
 	} {
 		if err := st.run(ctx); err != nil {
@@ -115,7 +120,11 @@ func (s *session) dial(ctx context.Context, p transport.HostQueueParam, queue fu
 	cfg := &s.ctrl.cfg
 	p.Remote, p.Local, p.MaxData = cfg.Remote, cfg.Local, cfg.MaxData
 	p.Down = func(cause error) {
-		s.fail(fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause))
+		err := fmt.Errorf("%w: queue %d: %w", ErrLost, p.QID, cause)
+		if p.QID == 0 {
+			s.adminDown(err)
+		}
+		s.fail(err)
 	}
 	hq, err := cfg.Dialer.Dial(ctx, p)
 	if err != nil {
@@ -135,13 +144,13 @@ func (s *session) dial(ctx context.Context, p transport.HostQueueParam, queue fu
 func (s *session) connectAdmin(ctx context.Context) error {
 	p := transport.HostQueueParam{Depth: AdminQueueSize}
 	q, err := s.dial(ctx, p, func(hq transport.HostQueue) *Queue {
-		s.adminQueue = newQueue(0, hq.Shard(), &s.ctrl.checks)
+		s.adminQueue = newQueue(0, hq.Shard(), &s.ctrl.cfg, &s.ctrl.checks)
 		return s.adminQueue
 	}, AdminQueueSize-1-adminReserved)
 	if err != nil {
 		return err
 	}
-	if err := q.shard.Run(q.start); err != nil {
+	if err := q.shard.Run(func() { q.start(0) }); err != nil {
 		return err
 	}
 	f := nvme.ConnectCommand{SQSize: AdminQueueSize - 1}
@@ -237,10 +246,15 @@ const pollCSTS = 2 * time.Millisecond
 
 // await reads CSTS until it is what is wanted, within a timeout.
 func (s *session) await(ctx context.Context, timeout time.Duration, what string, ok func(nvme.CSTS) bool) error {
+	return s.awaitUntil(s.ctx, ctx, timeout, what, ok)
+}
+
+// awaitUntil is await with another end of the session.
+func (s *session) awaitUntil(sessionEnd, ctx context.Context, timeout time.Duration, what string, ok func(nvme.CSTS) bool) error {
 	timer := time.NewTimer(pollCSTS)
 	defer timer.Stop()
 	for end := time.Now().Add(timeout); ; {
-		v, err := s.propertyGet(ctx, nvme.PropertyCSTS)
+		v, err := s.propertyGetUntil(sessionEnd, ctx, nvme.PropertyCSTS)
 		if err != nil {
 			return err
 		}
@@ -259,8 +273,8 @@ func (s *session) await(ctx context.Context, timeout time.Duration, what string,
 		case <-timer.C:
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
+		case <-sessionEnd.Done():
+			return context.Cause(sessionEnd)
 		}
 	}
 }
@@ -314,7 +328,7 @@ func (s *session) inCapsule() int {
 	if id.SGLS&nvme.SGLSOffset == 0 {
 		return 0
 	}
-	return int(min(uint64(id.IOCCSZ)*16-nvme.CommandSize, uint64(s.ctrl.cfg.MaxData)))
+	return int(min(uint64(id.IOCCSZ)*16-nvme.CommandSize, uint64(s.ctrl.cfg.MaxData), MaxInCapsule))
 }
 
 // connectIO asks for I/O queues, connects the transports of all that are
@@ -347,7 +361,7 @@ func (s *session) connectIO(ctx context.Context) error {
 		}
 		_, err := s.dial(ctx, p, func(hq transport.HostQueue) *Queue {
 			if c.queues[i] == nil {
-				c.queues[i] = newQueue(p.QID, hq.Shard(), &c.checks)
+				c.queues[i] = newQueue(p.QID, hq.Shard(), &c.cfg, &c.checks)
 			}
 			return c.queues[i]
 		}, s.info.QueueSize-1)
@@ -403,13 +417,22 @@ func (s *session) shutDown() error {
 }
 
 // tearDown ends the session: nothing is sent any more, the queues are
-// disconnected, what was outstanding has come home, and no goroutine is left.
-func (s *session) tearDown(cause error) {
+// disconnected, what was outstanding has come home, and no goroutine is left. It
+// reports whether the controller may still execute a command that writes.
+func (s *session) tearDown(cause error) (writing bool) {
 	s.fail(cause) // whoever waits for a command stops
 	s.wg.Wait()
 	for _, c := range s.conns {
-		_ = c.queue.shard.Run(c.queue.stop) // an error: closed, nothing runs there
+		_ = c.queue.shard.Run(func() { // an error: closed, nothing runs there
+			if c.queue.stop() {
+				writing = true
+			}
+		})
 	}
+	if writing && s.ctrl.stopping.Err() == nil && s.quiesce() {
+		writing = false
+	}
+	s.adminDown(cause)
 	for _, c := range s.conns {
 		c.hq.Disconnect()
 	}
@@ -422,4 +445,5 @@ func (s *session) tearDown(cause error) {
 			q.close(ErrLost)
 		})
 	}
+	return writing
 }

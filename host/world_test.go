@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,6 +147,64 @@ func (w *world) readyLate(d time.Duration, edit func(nvme.CAP) nvme.CAP, crto ui
 	})
 }
 
+// identify has Identify Controller say what edit makes of it.
+func (w *world) identify(edit func(*nvme.IdentifyController)) {
+	w.dialer.set(func() {
+		w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+			c := nvme.Command(r.Command[:])
+			if qid == 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.AdminIdentify) && c.CNS() == nvme.CNSController {
+				var id nvme.IdentifyController
+				if err := id.Parse(r.Data); err != nil {
+					w.t.Error(err)
+				}
+				edit(&id)
+				copy(r.Data, id.AppendTo(nil))
+			}
+		}
+	})
+}
+
+// refuse has the next k commands of I/O queues end with a status, and returns
+// how many have been sent.
+func (w *world) refuse(k int, s nvme.Status) *int {
+	tries := new(int)
+	w.dialer.set(func() {
+		w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
+			if qid != 0 {
+				if *tries++; *tries <= k {
+					r.Completion.Status = s
+				}
+			}
+		}
+	})
+	return tries
+}
+
+// swallow has commands with an opcode vanish on I/O queues, the next k of them.
+func (w *world) swallow(k int, ops ...nvme.IOOpcode) {
+	var left atomic.Int32
+	left.Store(int32(k))
+	w.dialer.set(func() {
+		w.dialer.swallow = func(qid uint16, c nvme.Command) bool {
+			if qid == 0 || c.IsFabrics() || !slices.Contains(ops, nvme.IOOpcode(c.Opcode())) {
+				return false
+			}
+			return left.Add(-1) >= 0
+		}
+	})
+}
+
+// cut has a queue go down, and it alone: nothing of it reaches the target's end.
+func (w *world) cut(pick func(*dialer) *faultyQueue) {
+	w.dialer.set(func() {
+		q := pick(w.dialer)
+		q.Shard().Post(&q.cut)
+	})
+}
+
+func adminQueue(d *dialer) *faultyQueue { return d.admin }
+func ioQueue(d *dialer) *faultyQueue    { return d.io }
+
 // unplug ends the listener: queues go down and nobody answers any more.
 func (w *world) unplug() {
 	w.t.Helper()
@@ -230,10 +290,12 @@ type dialer struct {
 	watch func(qid uint16, c nvme.Command)
 	// mangle, if set, may change what a command ended with.
 	mangle func(qid uint16, r *transport.HostRequest)
+	// stall makes dials wait for the end of their context.
+	stall bool
 	// lag, if set, runs between the end of a queue's commands and its Down.
 	lag func()
-	// admin is the last admin queue.
-	admin *faultyQueue
+	// admin is the last admin queue, io the last I/O queue.
+	admin, io *faultyQueue
 }
 
 type dial struct {
@@ -263,7 +325,12 @@ func (d *dialer) adminDials() []time.Time {
 func (d *dialer) Dial(ctx context.Context, p transport.HostQueueParam) (transport.HostQueue, error) {
 	d.mu.Lock()
 	d.dials = append(d.dials, dial{time.Now(), p.QID})
+	stall := d.stall
 	d.mu.Unlock()
+	if stall {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	q := &faultyQueue{d: d, qid: p.QID}
 	down := p.Down
 	p.Down = func(cause error) {
@@ -276,15 +343,22 @@ func (d *dialer) Dial(ctx context.Context, p transport.HostQueueParam) (transpor
 		}
 		down(cause)
 	}
-	q.cut.Fn = func() { p.Down(errors.New("cut")) }
+	q.cut.Fn = func() {
+		q.isCut = true
+		p.Down(errors.New("cut"))
+	}
 	var err error
 	q.HostQueue, err = d.inner.Dial(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	if p.QID == 0 {
-		d.set(func() { d.admin = q })
-	}
+	d.set(func() {
+		if p.QID == 0 {
+			d.admin = q
+		} else {
+			d.io = q
+		}
+	})
 	return q, nil
 }
 
@@ -293,6 +367,7 @@ type faultyQueue struct {
 	d         *dialer
 	qid       uint16
 	swallowed []*transport.HostRequest
+	isCut     bool
 	cut       shard.Task // ends what was swallowed, and tells that the queue is down
 }
 
@@ -301,6 +376,9 @@ func (q *faultyQueue) Submit(r *transport.HostRequest) error {
 	swallow, watch, mangle := q.d.swallow, q.d.watch, q.d.mangle
 	q.d.mu.Unlock()
 	c := nvme.Command(r.Command[:])
+	if q.isCut {
+		return transport.ErrQueueDown
+	}
 	if watch != nil {
 		watch(q.qid, c)
 	}
@@ -322,6 +400,16 @@ func (q *faultyQueue) Submit(r *transport.HostRequest) error {
 		return nil
 	}
 	return q.HostQueue.Submit(r)
+}
+
+// answer ends the commands that were swallowed with a status.
+func (q *faultyQueue) answer(s nvme.Status) {
+	all := q.swallowed
+	q.swallowed = nil
+	for _, r := range all {
+		r.Err, r.Completion = nil, nvme.Completion{Status: s}
+		r.Done(r)
+	}
 }
 
 func (q *faultyQueue) giveBack() {

@@ -171,6 +171,7 @@ type IdentifyController struct {
 	PELS                uint32
 	DomainID            uint16
 	MEGCAP              Uint128
+	CQT                 uint16 // Command Quiesce Time, ms; 0: not reported
 	SQES, CQES          uint8 // SQES64, CQES16
 	MAXCMD              uint16
 	NN                  uint32 // highest NSID
@@ -275,6 +276,7 @@ func (c *IdentifyController) layoutAdmin(l layout) {
 	u32(l, 352, &c.PELS)
 	u16(l, 356, &c.DomainID)
 	u128(l, 368, &c.MEGCAP)
+	u16(l, 386, &c.CQT)
 }
 
 // layoutNVM is bytes 512 to 767, I/O Command Set Attributes.

@@ -27,6 +27,7 @@ type hostFlags struct {
 	keepAlive         int
 	reconnectDelay    int
 	ctrlLoss          int
+	fastIOFail        int
 	hostTraddr        string
 	udpPort           uint16
 	spin              time.Duration
@@ -52,8 +53,10 @@ func (f *hostFlags) register(cmd *cobra.Command, io bool) {
 		flags.VarP(number{&f.keepAlive, 0, math.MaxUint32 / 1000}, "keep-alive-tmo", "k", "keep alive timeout in seconds, 0 for none")
 		flags.VarP(number{&f.reconnectDelay, 1, math.MaxInt32}, "reconnect-delay", "c", "seconds before each attempt to reconnect")
 		flags.VarP(number{&f.ctrlLoss, -1, math.MaxInt32}, "ctrl-loss-tmo", "l",
-			"try to reconnect ctrl-loss-tmo/reconnect-delay times, then give up; 0 for never, -1 for ever.\n"+
-				"To a target that does not answer, nor its machine, an attempt takes a minute")
+			"seconds after a loss of the connection to give up; 0 for at once, -1 for never")
+		f.fastIOFail = -1
+		flags.Var(number{&f.fastIOFail, -1, math.MaxInt32}, "fast-io-fail-tmo",
+			"seconds after a loss for which I/O waits before it fails, while attempts to reconnect go on; -1 for as long as they do")
 		flags.Var((*span)(&f.spin), "spin", spinUsage)
 	}
 	if err := cmd.MarkFlagRequired("traddr"); err != nil {
@@ -128,6 +131,18 @@ func seconds(n int) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
+// fastIOFail is seconds for --fast-io-fail-tmo, where negative means not to fail,
+// and zero at once.
+func fastIOFail(n int) time.Duration {
+	switch {
+	case n < 0:
+		return host.Off
+	case n == 0:
+		return time.Nanosecond
+	}
+	return time.Duration(n) * time.Second
+}
+
 // config describes the controller that the flags name.
 func (p *program) config(f *hostFlags, i *initiator) host.Config {
 	return host.Config{
@@ -137,6 +152,7 @@ func (p *program) config(f *hostFlags, i *initiator) host.Config {
 		KATO:           seconds(f.keepAlive),
 		ReconnectDelay: time.Duration(f.reconnectDelay) * time.Second,
 		CtrlLossTMO:    seconds(f.ctrlLoss),
+		FastIOFailTMO:  fastIOFail(f.fastIOFail),
 		Events:         hostEvents(p.log),
 	}
 }
