@@ -107,7 +107,7 @@ var structures = []structure{
 		place{"HCTMA", 322, 2}, place{"MNTMT", 324, 2}, place{"MXTMT", 326, 2}, place{"SANICAP", 328, 4},
 		place{"HMMINDS", 332, 4}, place{"HMMAXD", 336, 2}, place{"NSETIDMAX", 338, 2}, place{"ENDGIDMAX", 340, 2},
 		place{"ANATT", 342, 1}, place{"ANACAP", 343, 1}, place{"ANAGRPMAX", 344, 4}, place{"NANAGRPID", 348, 4},
-		place{"PELS", 352, 4}, place{"DomainID", 356, 2}, place{"MEGCAP", 368, 16},
+		place{"PELS", 352, 4}, place{"DomainID", 356, 2}, place{"MEGCAP", 368, 16}, place{"CQT", 386, 2},
 		place{"SQES", 512, 1}, place{"CQES", 513, 1}, place{"MAXCMD", 514, 2}, place{"NN", 516, 4}, place{"ONCS", 520, 2},
 		place{"FUSES", 522, 2}, place{"FNA", 524, 1}, place{"VWC", 525, 1}, place{"AWUN", 526, 2}, place{"AWUPF", 528, 2},
 		place{"ICSVSCC", 530, 1}, place{"NWPC", 531, 1}, place{"ACWU", 532, 2}, place{"OCFS", 534, 2}, place{"SGLS", 536, 4},
