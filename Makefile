@@ -32,14 +32,17 @@ tidy:
 	$(GO) mod tidy -diff
 
 # The gate runs the long suites in their short, most parallel form, three times; go test ./... runs all of them.
+# make vet has looked at what they would have vet look at.
+SHORT = -vet=off -short -shuffle=on -timeout $(TESTTIME)
+
 test:
-	$(GO) test -short -shuffle=on -timeout $(TESTTIME) ./...
+	$(GO) test $(SHORT) ./...
 
 race:
-	$(GO) test -race -short -shuffle=on -timeout $(TESTTIME) ./...
+	$(GO) test -race $(SHORT) ./...
 
 lockdep:
-	$(GO) test -tags lockdep -short -shuffle=on -timeout $(TESTTIME) ./...
+	$(GO) test -tags lockdep $(SHORT) ./...
 
 # s390x is big-endian.
 cross:

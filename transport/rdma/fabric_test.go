@@ -33,6 +33,9 @@ var variants = map[string]worldConfig{
 func TestData(t *testing.T) {
 	for name, wc := range variants {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && !slices.Contains([]string{"two shards", "small READs", "no inline data", "lent, no key"}, name) {
+				t.Skip("long")
+			}
 			w := newWorld(t, wc)
 			w.dial(0, 32).connect()
 			p := w.param(1, 64)
@@ -57,7 +60,7 @@ func TestData(t *testing.T) {
 func TestDepth(t *testing.T) {
 	for name, wc := range variants {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && !slices.Contains([]string{"two shards", "small SRQ", "lent in pieces"}, name) {
+			if testing.Short() && name != "two shards" && (raceEnabled || name != "small SRQ" && name != "lent in pieces") {
 				t.Skip("long")
 			}
 			w := newWorld(t, wc)

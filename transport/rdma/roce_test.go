@@ -22,8 +22,8 @@ func TestConformanceOverRoCE(t *testing.T) {
 		"SRQ":   func(c *Config) { c.UseSRQ = true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && name != "SRQ" {
-				t.Skip("short: the run with an SRQ has all of it")
+			if testing.Short() && (name != "SRQ" || raceEnabled) {
+				t.Skip("short: the run with an SRQ has all of it, and TestConformance the most to race")
 			}
 			transporttest.Run(t, func(t *testing.T, env *transporttest.Env) *transporttest.Fabric {
 				next++

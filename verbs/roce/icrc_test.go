@@ -180,6 +180,9 @@ func TestCRCPowers(t *testing.T) {
 // TestICRCSolve draws packets of all lengths and Identifications and asks for
 // them back.
 func TestICRCSolve(t *testing.T) {
+	if testing.Short() && raceEnabled {
+		t.Skip("short: one goroutine, and nothing to race")
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, 65507)
 	for i := range b {
@@ -278,6 +281,9 @@ func TestICRCDamage(t *testing.T) {
 // How often random damage passes when the Identification has to be solved for:
 // the price of a socket that does not show it.
 func TestICRCFalseAccepts(t *testing.T) {
+	if testing.Short() && raceEnabled {
+		t.Skip("short: one goroutine, and nothing to race")
+	}
 	d := splitIP(t, readHex(t, "v4-send-only.hex"))
 	path := newICRCPath(d.src, d.dst)
 	rnd := rand.New(rand.NewPCG(3, 4))

@@ -20,6 +20,9 @@ var _ Network = (*simnet.Net)(nil)
 // TestVerbsSimulated runs the conformance suite over a perfect network under
 // virtual time.
 func TestVerbsSimulated(t *testing.T) {
+	if testing.Short() && raceEnabled {
+		t.Skip("short: over sockets there is more to race")
+	}
 	verbstest.Run(t, verbstest.Config{
 		Bubble: true,
 		Open: func(t testing.TB) (a, b verbstest.Node) {
