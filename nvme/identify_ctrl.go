@@ -172,7 +172,7 @@ type IdentifyController struct {
 	DomainID            uint16
 	MEGCAP              Uint128
 	CQT                 uint16 // Command Quiesce Time, ms; 0: not reported
-	SQES, CQES          uint8 // SQES64, CQES16
+	SQES, CQES          uint8  // SQES64, CQES16
 	MAXCMD              uint16
 	NN                  uint32 // highest NSID
 	ONCS                uint16 // ONCS bits

@@ -23,8 +23,13 @@ func main() {
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return runWith(ctx, args, os.Stdin, stdout, stderr)
+}
+
+// runWith is run with an input.
+func runWith(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	out := &checkedWriter{w: stdout}
-	p := &program{stdout: out, stderr: stderr, stopProfile: func() {}}
+	p := &program{stdin: stdin, data: stdout, stdout: out, stderr: stderr, stopProfile: func() {}}
 	root := &cobra.Command{
 		Use:   "fabrid",
 		Short: "NVMe over Fabrics with its own RDMA: a target and a host",
@@ -47,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	defer func() { p.stopProfile() }()
 	root.PersistentFlags().StringVar(&p.logLevel, "log-level", "warn", "what to log on stderr: debug, info, warn or error; serve: info")
 	root.PersistentFlags().StringVar(&p.cpuProfile, "cpuprofile", "", "write a CPU profile for go tool pprof to this file")
-	root.AddCommand(p.serveCommand(), p.discoverCommand(), p.benchCommand(), p.stormCommand(), p.demoCommand())
+	root.AddCommand(p.serveCommand(), p.discoverCommand(), p.readCommand(), p.writeCommand(), p.benchCommand(), p.stormCommand(), p.demoCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -115,6 +120,8 @@ func (c *checkedWriter) Write(b []byte) (int, error) {
 
 // A program is what the commands have in common.
 type program struct {
+	stdin          io.Reader
+	data           io.Writer // stdout, for who looks at errors
 	stdout, stderr io.Writer
 	logLevel       string
 	log            *slog.Logger
