@@ -70,7 +70,9 @@ func eachRoCE(t testing.TB, file string, f func(ip []byte, d datagram)) {
 		default:
 			continue
 		}
-		f(ip, splitIP(t, ip))
+		d := splitIP(t, ip)
+		d.at = p.Time
+		f(ip, d)
 	}
 }
 

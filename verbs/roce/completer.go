@@ -2,7 +2,6 @@ package roce
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -55,7 +54,7 @@ func (r *requester) ack(end PSN) {
 func (r *requester) bound(end PSN) (PSN, bool) {
 	sq := &r.qp.sq
 	if len(r.reads) > 0 {
-		if w := sq.at(r.reads[0]); end.Sub(w.psn.Add(w.got)) > 0 {
+		if w := sq.at(r.reads[0].wqe); end.Sub(w.psn.Add(w.got)) > 0 {
 			return w.psn.Add(w.got), true
 		}
 		return end, false
@@ -77,13 +76,14 @@ func (r *requester) advanceUna(end PSN) {
 	if end.Sub(r.una) <= 0 {
 		return
 	}
-	if r.timing && end.Sub(r.timedPSN) > 0 {
-		r.timing = false
-		r.measured(q.now() - r.timedAt)
-	}
+	r.alone = r.probed && end == r.una.Add(1)
 	r.una = end
 	r.progress = q.now()
-	r.repaired = false
+	r.repaired, r.silent, r.probe, r.probed = false, false, false, false
+	r.answered(end, r.progress)
+	if q.timer.Armed() && r.rnrUntil == 0 && q.timer.Deadline() > r.due() {
+		q.eng.shard.Arm(&q.timer, r.due()) // it was armed when we knew less
+	}
 	if r.recovering && end.Sub(r.recovered) >= 0 {
 		r.recovering = false
 	}
@@ -91,6 +91,7 @@ func (r *requester) advanceUna(end PSN) {
 	r.skip()
 	r.reap()
 	if !r.outstanding() {
+		r.alone = false
 		r.land(r.inflight)
 	}
 	if q.state == verbs.RTS && q.sq.cur != q.sq.tail {
@@ -108,9 +109,7 @@ func (r *requester) skip() {
 			return
 		}
 		if !w.isLocal() && r.una.Sub(w.end()) < 0 {
-			if w.op != verbs.WRRDMARead {
-				r.pkt = max(r.pkt, r.una.Sub(w.psn))
-			}
+			r.pkt = max(r.pkt, r.una.Sub(w.psn))
 			return
 		}
 		r.pkt = 0
@@ -178,7 +177,7 @@ func (r *requester) readResponse(p *packet) {
 	if len(r.reads) == 0 {
 		return
 	}
-	w := q.sq.at(r.reads[0])
+	w := q.sq.at(r.reads[0].wqe)
 	missing := w.psn.Add(w.got)
 	switch d := p.psn.Sub(missing); {
 	case d < 0:
@@ -200,9 +199,13 @@ func (r *requester) readResponse(p *packet) {
 	}
 	scatter(w.sg, off, p.payload)
 	w.got++
-	w.charged -= n
-	q.eng.returnReadBudget(n)
-	if w.got == w.packets {
+	charge := readCharge(n, 1)
+	w.charged -= charge
+	q.eng.returnReadBudget(charge)
+	r.awaited--
+	q.path.land(1)
+	q.path.grow(1)
+	if w.got == r.reads[0].end {
 		copy(r.reads, r.reads[1:])
 		r.reads = r.reads[:len(r.reads)-1]
 	}
@@ -270,12 +273,15 @@ func (r *requester) repair(timeout bool) {
 	if !timeout && r.repaired {
 		return
 	}
-	r.repaired = !timeout
+	r.repaired, r.probed, r.alone = !timeout, timeout, false
 	if r.retries == 0 {
 		r.failAt(r.una, verbs.WCRetryExcErr, fmt.Errorf("roce: QP %#x: no answer from %v", q.num, q.path.remote.Addr()))
 		return
 	}
 	r.retries--
+	if r.awaited > 0 {
+		q.eng.trainsAfter = q.now() + readCare
+	}
 	r.lost()
 	r.progress = q.now()
 	r.goBack()
@@ -292,7 +298,7 @@ func (r *requester) expired() {
 	if r.rnrUntil != 0 {
 		r.rnrUntil, r.progress = 0, now
 		q.eng.wantSend(q)
-		q.eng.shard.Arm(&q.timer, now+r.rto)
+		q.eng.shard.Arm(&q.timer, r.due())
 		return
 	}
 	if !r.outstanding() {
@@ -301,27 +307,23 @@ func (r *requester) expired() {
 	if q.eng.blocked {
 		r.progress = now // it may not have left us yet
 	}
-	if due := r.progress + r.rto; now < due {
+	if due := r.due(); now < due {
 		q.eng.shard.Arm(&q.timer, due)
 		return
 	}
-	q.eng.stats.Timeouts++
-	r.rto = min(2*r.rto, rtoMax)
-	r.repair(true)
+	switch {
+	case r.alone:
+		r.repair(false)
+	case !r.probed && r.pto != 0:
+		r.probe, r.probed = true, true
+		q.eng.wantSend(q)
+	default:
+		q.eng.stats.Timeouts++
+		r.roundTrip.expired(now, r.progress)
+		r.silent = true
+		r.repair(true)
+	}
 	if q.state == verbs.RTS {
-		q.eng.shard.Arm(&q.timer, now+r.rto)
-	}
-}
-
-// measured takes in a round trip.
-func (r *requester) measured(rtt time.Duration) {
-	if r.srtt == 0 {
-		r.srtt = rtt
-	} else {
-		r.srtt += (rtt - r.srtt) / 8
-	}
-	r.rto = min(max(rtoMin, 8*r.srtt), rtoMax)
-	if q := r.qp; q.timer.Armed() && r.rnrUntil == 0 && q.timer.Deadline() > q.now()+r.rto {
-		q.eng.shard.Arm(&q.timer, q.now()+r.rto) // it was armed when we knew less
+		q.eng.shard.Arm(&q.timer, r.due())
 	}
 }

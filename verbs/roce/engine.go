@@ -30,6 +30,7 @@ type engine struct {
 
 	flushing bool // flush runs, and sees what is wanted
 	yielded  bool // consumers' flushers had their turn: flush is next
+	marked   bool // what is received has seen congestion (ECN)
 
 	// batch is what is about to be sent. It names memory of consumers only
 	// between a call of gather or sendAnswers and the transmit at its end: no
@@ -46,10 +47,7 @@ type engine struct {
 	senders qpList       // queue pairs with something to send
 	acking  []*queuePair // those of them with something to acknowledge
 
-	// readBudget is how many bytes of RDMA READ responses may be on their way to
-	// us: what comes unasked-for must still fit the socket's buffer.
-	readBudget, readsOut int
-	waiters              []*queuePair // for room in it, first come first served
+	readBudget
 
 	gsiPSN PSN
 	mads   []byte // those in the batch
@@ -76,13 +74,18 @@ type Stats struct {
 	SendCalls, ReceiveCalls      uint64 // system calls that moved packets
 	Trains                       uint64 // sends of more than one packet
 	DropsMalformed, DropsICRC    uint64
+	DropsIdent                   uint64 // the ICRC was right for an IPv4 Identification that is not near
+	IdentsSolved, IdentJumps     uint64 // it was not the expected one; and was not near, but good
 	DropsNoQP, DropsSource       uint64
 	DropsSend                    uint64 // the kernel refused them
 	NAKsSent, NAKsReceived       uint64
 	RNRsSent, RNRsReceived       uint64
 	Duplicates                   uint64
 	Retransmits, Timeouts        uint64
+	Probes                       uint64 // packets sent again to see what was lost
 	SendBlocked                  uint64
+	ECNMarked                    uint64 // packets received that saw congestion
+	CNPsSent, CNPsReceived       uint64
 	MADsSent, MADsReceived       uint64
 	ICMPErrors                   uint64 // that were looked at
 }
@@ -99,6 +102,7 @@ const (
 func newEngine(d *Device, s *shard.Shard) *engine {
 	e := &engine{dev: d, shard: s, paths: make(map[pathKey]*path), batch: newTxBatch()}
 	e.flusher.Fn = e.yield
+	e.singles = singlesMax
 	e.again.Fn = e.wantFlush
 	e.qps.init()
 	return e
@@ -296,14 +300,27 @@ func (e *engine) receive(src, dst netip.Addr, icrc icrcPath, b []byte, hint int)
 		return
 	}
 	q := e.qps.get(p.destQP)
+	var on *path // if it comes on q's
+	if q != nil && q.path != nil && q.path.remote.Addr() == src && q.path.local.Addr() == dst {
+		on = q.path
+	}
 	guess := uint16(hint)
-	if hint < 0 && q != nil {
-		guess = q.ident + 1
+	if hint < 0 && on != nil {
+		guess = on.idents.last + 1
 	}
 	ident, _, ok := icrc.verify(b, guess)
 	if !ok {
 		e.stats.DropsICRC++
 		return
+	}
+	if on != nil && !icrc.v6 {
+		was := q.ident
+		q.ident = ident
+		if ident == guess { // then all bits of the ICRC are right
+			on.idents.is(ident, e.shard.Now())
+		} else if !e.solved(&on.idents, ident, was) {
+			return
+		}
 	}
 	if !pkeyMatch(p.pkey, defaultPKey) {
 		e.stats.DropsMalformed++
@@ -314,20 +331,25 @@ func (e *engine) receive(src, dst netip.Addr, icrc icrcPath, b []byte, hint int)
 		return
 	}
 	if p.opFlags&opIsCNP != 0 {
-		return // congestion: our windows see it by its losses
+		// We send what nobody may mark, so that this is not about our packets; if
+		// something is lost, our windows see it.
+		e.stats.CNPsReceived++
+		return
 	}
 	if q == nil || p.opFlags&opIsUD != 0 {
 		e.stats.DropsNoQP++
 		return
 	}
-	q.ident = ident
 	if q.state != verbs.RTS {
 		e.stats.DropsNoQP++
 		return
 	}
-	if q.path.remote.Addr() != src || q.path.local.Addr() != dst {
+	if on == nil {
 		e.stats.DropsSource++
 		return
+	}
+	if e.marked {
+		q.congested()
 	}
 	if p.opFlags&opIsResponse != 0 {
 		q.req.response(p)
@@ -335,6 +357,19 @@ func (e *engine) receive(src, dst netip.Addr, icrc icrcPath, b []byte, hint int)
 		q.resp.request(p)
 	}
 	return
+}
+
+// solved judges an Identification that was solved for.
+func (e *engine) solved(t *identTrack, ident, was uint16) bool {
+	e.stats.IdentsSolved++
+	switch t.accept(ident, was, e.shard.Now()) {
+	case identBad:
+		e.stats.DropsIdent++
+		return false
+	case identJumped:
+		e.stats.IdentJumps++
+	}
+	return true
 }
 
 // received ends a batch of packets.
@@ -378,43 +413,6 @@ func (e *engine) sendMAD(local, remote netip.Addr, mad []byte) {
 	e.batch.end(h.pad)
 	e.stats.MADsSent++
 	e.wantFlush()
-}
-
-// takeReadBudget charges n bytes to be read for q. Without room q waits, behind
-// those that wait already; if nothing is on its way any READ may go.
-func (e *engine) takeReadBudget(q *queuePair, n int) bool {
-	if e.readsOut > 0 && (len(e.waiters) > 0 || n > e.readBudget-e.readsOut) {
-		if !q.waiting {
-			q.waiting = true
-			e.waiters = append(e.waiters, q)
-		}
-		return false
-	}
-	e.readsOut += n
-	return true
-}
-
-// returnReadBudget takes back n bytes. Those who wait try again in their order,
-// when a good part of the budget is free.
-func (e *engine) returnReadBudget(n int) {
-	e.readsOut -= n
-	if len(e.waiters) == 0 || e.readsOut > e.readBudget/2 {
-		return
-	}
-	for i, q := range e.waiters {
-		e.waiters[i] = nil
-		q.waiting = false
-		e.wantSend(q)
-	}
-	e.waiters = e.waiters[:0]
-}
-
-// stopWaiting takes q from those who wait for the budget.
-func (e *engine) stopWaiting(q *queuePair) {
-	if q.waiting {
-		q.waiting = false
-		e.waiters = without(e.waiters, q)
-	}
 }
 
 // A qpList is a list of queue pairs, each in it once at most (see

@@ -1,6 +1,7 @@
 package roce
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/fabrid/fabrid/verbs"
@@ -10,18 +11,38 @@ import (
 // Over UDP sockets on the loopback interface, with depth work requests
 // outstanding. One allocation is one too many.
 
-func BenchmarkWrite4k(b *testing.B)   { benchEngine(b, verbs.WRRDMAWrite, 4096, 32) }
-func BenchmarkWrite128k(b *testing.B) { benchEngine(b, verbs.WRRDMAWrite, 128<<10, 8) }
-func BenchmarkRead4k(b *testing.B)    { benchEngine(b, verbs.WRRDMARead, 4096, 32) }
-func BenchmarkRead128k(b *testing.B)  { benchEngine(b, verbs.WRRDMARead, 128<<10, 8) }
-func BenchmarkSend64(b *testing.B)    { benchEngine(b, verbs.WRSend, 64, 32) }
+func BenchmarkWrite4k(b *testing.B)   { benchEngine(b, Config{}, 4096, verbs.WRRDMAWrite, 4096, 32) }
+func BenchmarkWrite128k(b *testing.B) { benchEngine(b, Config{}, 4096, verbs.WRRDMAWrite, 128<<10, 8) }
+func BenchmarkRead4k(b *testing.B)    { benchEngine(b, Config{}, 4096, verbs.WRRDMARead, 4096, 32) }
+func BenchmarkRead128k(b *testing.B)  { benchEngine(b, Config{}, 4096, verbs.WRRDMARead, 128<<10, 8) }
+func BenchmarkSend64(b *testing.B)    { benchEngine(b, Config{}, 4096, verbs.WRSend, 64, 32) }
 
 // BenchmarkLatency is one SEND of 64 bytes at a time, until it is acknowledged.
-func BenchmarkLatency(b *testing.B) { benchEngine(b, verbs.WRSend, 64, 1) }
+func BenchmarkLatency(b *testing.B) { benchEngine(b, Config{}, 4096, verbs.WRSend, 64, 1) }
 
-func benchEngine(b *testing.B, op verbs.WROpcode, n, depth int) {
-	here, there := openSockets(b, Config{})
-	attr := verbstest.DefaultAttr(4096)
+// BenchmarkBuffers compares the socket buffers of an unprivileged user with those
+// that we ask for, with and without trains: without, as it is with a peer that
+// sends no UDP checksum.
+func BenchmarkBuffers(b *testing.B) {
+	for _, trains := range []bool{true, false} {
+		for _, mtu := range []int{4096, 1024} {
+			for _, op := range []verbs.WROpcode{verbs.WRRDMAWrite, verbs.WRRDMARead} {
+				for _, n := range []int{1 << 20, 128 << 10} {
+					for _, buffer := range []int{4 << 20, 212_992} {
+						name := fmt.Sprintf("trains=%v/mtu=%d/%v/%dk/buffer=%d", trains, mtu, wcOpcode[op], n>>10, buffer)
+						b.Run(name, func(b *testing.B) {
+							benchEngine(b, Config{SocketBuffer: buffer, NoGSO: !trains, NoGRO: !trains}, mtu, op, n, 64)
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+func benchEngine(b *testing.B, cfg Config, mtu int, op verbs.WROpcode, n, depth int) {
+	here, there := openSockets(b, cfg)
+	attr := verbstest.DefaultAttr(mtu)
 	attr.Init.MaxRecvWR = 256
 	attr.QP.MaxRdAtomic, attr.QP.MaxDestRd = 32, 32
 	p := verbstest.Connect(b, here.node(), there.node(), attr)
@@ -84,6 +105,7 @@ func benchEngine(b *testing.B, op verbs.WROpcode, n, depth int) {
 	b.StopTimer()
 	sa, sb := here.Stats(), there.Stats()
 	b.ReportMetric(float64(sa.Retransmits), "retransmits")
+	b.ReportMetric(float64(sa.Timeouts), "timeouts")
 	b.ReportMetric(float64(sa.SendCalls+sb.SendCalls)/float64(b.N), "sends/op")
 	b.ReportMetric(float64(sa.PacketsSent+sb.PacketsSent)/float64(b.N), "packets/op")
 }

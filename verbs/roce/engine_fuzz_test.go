@@ -898,9 +898,9 @@ func (w *fuzzWorld) end() {
 				w.t.Errorf("station %d: %v", st.n, err)
 			}
 		}
-		if e.qps.count != 0 || len(e.paths) != 0 || e.readsOut != 0 || len(e.waiters) != 0 || st.keys.Count() != 0 || st.pds.Load() != 0 {
+		if e.qps.count != 0 || len(e.paths) != 0 || e.out != 0 || len(e.waiters) != 0 || st.keys.Count() != 0 || st.pds.Load() != 0 {
 			w.t.Errorf("station %d: left are %d QPs, %d paths, %d bytes of READs, %d waiters, %d keys, %d domains",
-				st.n, e.qps.count, len(e.paths), e.readsOut, len(e.waiters), st.keys.Count(), st.pds.Load())
+				st.n, e.qps.count, len(e.paths), e.out, len(e.waiters), st.keys.Count(), st.pds.Load())
 		}
 		if e.senders.first != nil || len(e.acking) != 0 {
 			w.t.Errorf("station %d: destroyed QPs want to send", st.n)

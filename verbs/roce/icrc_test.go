@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // readHex reads a file of hex bytes with comments after '#'.
@@ -40,6 +41,7 @@ type datagram struct {
 	udpChecksum  uint16
 	hopLimit     uint8
 	trafficClass uint8
+	at           time.Time // of a capture
 }
 
 // splitIP takes apart an IP packet, from the IP header on.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -27,9 +28,15 @@ type path struct {
 	noTrains      bool    // the kernel has refused one
 	refs          int     // queue pairs
 
-	// inflight is the packets sent and not acknowledged; window bounds it.
+	// inflight is the packets on their way, SENDs and WRITEs that are not
+	// acknowledged and READ responses that were asked for; window bounds it.
 	inflight, window int
-	blocked          []*queuePair // that wait for room
+	threshold        int           // what the window was halved to last: it grows slowly beyond
+	acked            int           // arrived since the window last grew slowly
+	lostBefore       time.Duration // what is lost before is part of the same loss
+	blocked          []*queuePair  // that wait for room
+
+	idents identTrack // of what comes
 }
 
 type pathKey struct{ local, remote netip.Addr }
@@ -49,7 +56,7 @@ func (e *engine) pathTo(p verbs.Path) (*path, error) {
 		local:  netip.AddrPortFrom(key.local, e.dev.port),
 		remote: netip.AddrPortFrom(key.remote, e.dev.port),
 		refs:   1,
-		window: pathWindowStart,
+		window: pathWindowStart, threshold: pathWindowMax,
 	}
 	w.icrc = newICRCPath(w.local, w.remote)
 	w.raw = newRawPath(w.local.Addr(), w.remote)
@@ -88,6 +95,31 @@ func (p *path) land(n int) {
 		p.eng.wantSend(q)
 	}
 	p.blocked = p.blocked[:0]
+}
+
+// lost shrinks the window, once in a round trip: what is lost at once is lost by
+// many queue pairs.
+func (p *path) lost(now, rtt time.Duration) {
+	if now < p.lostBefore {
+		return
+	}
+	p.lostBefore = now + rtt
+	p.window = max(windowMin, p.window/2)
+	p.threshold, p.acked = p.window, 0
+}
+
+// grow widens the window for n packets that have arrived: by as many, until it
+// is as wide as when something was lost last, then by one for each window.
+func (p *path) grow(n int) {
+	switch {
+	case p.window < p.threshold:
+		p.window = min(p.threshold, p.window+n)
+	case p.window < pathWindowMax:
+		if p.acked += n; p.acked >= p.window {
+			p.acked = 0
+			p.window++
+		}
+	}
 }
 
 func (p *path) unblock(q *queuePair) {

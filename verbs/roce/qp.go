@@ -26,6 +26,7 @@ type queuePair struct {
 	attr           verbs.QPAttr
 	path           *path
 	mtu            int
+	readPackets    int // that one RDMA READ request asks for at most
 
 	sq   sendQueue
 	req  requester
@@ -45,6 +46,9 @@ type queuePair struct {
 	blocked bool       // for room on the path
 	timer   shard.Timer
 	ident   uint16 // IPv4 Identification of the last packet that came
+
+	cnp      bool // a CNP is to be sent
+	cnpAfter time.Duration
 }
 
 var _ verbs.QP = (*queuePair)(nil)
@@ -67,6 +71,7 @@ func (q *queuePair) Connect(attr verbs.QPAttr) error {
 		return err
 	}
 	q.attr, q.path, q.mtu = attr, p, mtu
+	q.readPackets = readPartOf(q.eng.budget, mtu)
 	q.req.init(q)
 	q.resp.init(q)
 	q.state = verbs.RTS
@@ -159,6 +164,7 @@ func (q *queuePair) leavePath() {
 	}
 	q.resp.acknowledge(q.eng.batch)
 	q.eng.wantFlush()
+	q.cnp = false
 	q.req.abandon()
 	q.path.unblock(q)
 	q.eng.stopWaiting(q)

@@ -16,16 +16,6 @@ const (
 	windowMax   = 256
 )
 
-// Bounds of the retransmission timer. It follows the measured round trip, so
-// that it does not depend on what the peer's device claims for itself, and
-// runs whatever the timeout that was agreed: a peer that wants none would keep
-// for ever what is charged for it.
-const (
-	rtoMin   = 50 * time.Millisecond
-	rtoStart = 250 * time.Millisecond
-	rtoMax   = 4 * time.Second
-)
-
 // A requester is the sending side of a queue pair.
 //
 // PSNs una ≤ PSN < next belong to work requests that have had their turn: una is
@@ -38,43 +28,61 @@ type requester struct {
 	una, sent, next PSN
 	pkt             int // packets of the work request at sendQueue.cur that are sent
 
-	// reads are the RDMA READs that were asked for and have not been answered
-	// whole, oldest first, as indices of the send queue.
-	reads []uint64
+	// reads are the RDMA READ requests that have not been answered whole, oldest
+	// first.
+	reads []readPart
 
 	window     int  // packets of SEND and WRITE that may be in flight
 	inflight   int  // that are; also charged to the path
+	awaited    int  // packets of READ responses that are to come; charged to the path
 	acked      int  // acknowledged since the window last grew
 	sinceAck   int  // packets sent since one that asked for an ACK
 	lossy      bool // there was a loss
 	recovering bool // there was one of PSNs before recovered: more is part of it
 	recovered  PSN
 	repaired   bool // una was found missing and is on its way again
+	silent     bool // the timer has expired, and nothing has come since
+	probe      bool // one packet is to be sent, to see what has become of it
+	probed     bool // it was, and nothing has come since
+	alone      bool // what came was an answer to that alone
 
 	retries, rnrRetries int
 	progress            time.Duration // when the peer last acknowledged something new
 	rnrUntil            time.Duration // nothing is sent before
-	rto, srtt           time.Duration
-	timing              bool // a round trip is being measured
-	timedPSN            PSN
-	timedAt             time.Duration
+	roundTrip
+}
+
+// A readPart is an RDMA READ request that was sent: of the work request with
+// index wqe, the packets before end that were not asked for before. Work
+// requests are asked for in parts of queuePair.readPackets packets, so that the
+// receive buffer holds what is on its way. A part always ends where it ended the
+// first time: a responder repeats what it remembers as one request, and not
+// what it remembers as two.
+type readPart struct {
+	wqe uint64
+	end int
 }
 
 func (r *requester) init(q *queuePair) {
 	depth := q.attr.MaxRdAtomic
-	*r = requester{qp: q, una: PSN(q.attr.SQPSN & psnMask), window: windowStart, rto: rtoStart}
+	*r = requester{qp: q, una: PSN(q.attr.SQPSN & psnMask), window: windowStart, roundTrip: roundTrip{rto: rtoStart}}
 	r.sent, r.next = r.una, r.una
-	r.reads = make([]uint64, 0, max(depth, 0))
+	r.reads = make([]readPart, 0, max(depth, 0))
 	r.retries, r.rnrRetries = q.attr.RetryCnt, q.attr.RNRRetry
 }
 
 // abandon gives back what is charged for packets and data in flight.
 func (r *requester) abandon() {
-	r.land(r.inflight)
-	for _, i := range r.reads {
-		r.uncharge(r.qp.sq.at(i))
+	for _, p := range r.reads {
+		if w := r.qp.sq.at(p.wqe); w.charged != 0 {
+			r.qp.eng.returnReadBudget(w.charged)
+			w.charged = 0
+		}
 	}
 	r.reads = r.reads[:0]
+	r.qp.path.land(r.awaited)
+	r.awaited = 0
+	r.land(r.inflight)
 }
 
 // land takes n packets off those in flight.
@@ -91,24 +99,14 @@ func (r *requester) cursor() PSN {
 		return r.next
 	}
 	w := q.sq.at(q.sq.cur)
-	switch {
-	case !w.started:
+	if !w.started {
 		return r.next
-	case w.op == verbs.WRRDMARead:
-		return w.psn.Add(w.got)
 	}
 	return w.psn.Add(r.pkt)
 }
 
 // outstanding reports whether anything that was sent is not acknowledged.
 func (r *requester) outstanding() bool { return r.una != r.cursor() }
-
-func (r *requester) uncharge(w *wqe) {
-	if w.charged != 0 {
-		r.qp.eng.returnReadBudget(w.charged)
-		w.charged = 0
-	}
-}
 
 // send sends up to budget packets and reports whether there is more that could
 // be sent at once.
@@ -119,6 +117,11 @@ func (r *requester) send(b *txBatch, budget int) (more bool) {
 	}
 	if !r.outstanding() {
 		r.progress = q.now() // the timer runs from the first packet
+		r.probe = false
+	}
+	if r.probe {
+		r.sendProbe(b)
+		budget--
 	}
 	for q.sq.cur != q.sq.tail {
 		w := q.sq.at(q.sq.cur)
@@ -225,8 +228,9 @@ func (r *requester) runLocal(w *wqe) bool {
 	return q.state == verbs.RTS
 }
 
-// sendRead asks for what is missing of an RDMA READ. It reports false when it
-// has to wait for others to be answered.
+// sendRead asks for the next part of an RDMA READ. It reports false when it has
+// to wait for others to be answered. A peer that has fallen silent is asked for
+// one packet at a time, so that it keeps no more of the budget from others.
 func (r *requester) sendRead(b *txBatch, w *wqe) bool {
 	q := r.qp
 	if len(r.reads) == cap(r.reads) {
@@ -235,20 +239,38 @@ func (r *requester) sendRead(b *txBatch, w *wqe) bool {
 		}
 		return false // the last response wakes us
 	}
-	off := w.got * q.mtu
-	left := w.length - off
-	if !q.eng.takeReadBudget(q, left) {
+	end := min(w.packets, (r.pkt/q.readPackets+1)*q.readPackets)
+	if r.silent {
+		if len(r.reads) > 0 {
+			return false
+		}
+		end = r.pkt + 1
+	}
+	if !q.path.room(q) {
+		return false // the path wakes us
+	}
+	off := r.pkt * q.mtu
+	n := min(end*q.mtu, w.length) - off
+	charge := readCharge(n, end-r.pkt)
+	if !q.eng.takeReadBudget(q, charge) {
 		return false // the engine wakes us
 	}
-	w.charged = left
-	h := packet{bth: bth{opcode: opReadRequest, ackReq: true, destQP: q.attr.DestQPN, psn: w.psn.Add(w.got)},
-		reth: reth{va: w.raddr + uint64(off), rkey: w.rkey, length: uint32(left)}}
+	w.charged += charge
+	r.awaited += end - r.pkt
+	q.path.inflight += end - r.pkt
+	h := packet{bth: bth{opcode: opReadRequest, ackReq: true, destQP: q.attr.DestQPN, psn: w.psn.Add(r.pkt)},
+		reth: reth{va: w.raddr + uint64(off), rkey: w.rkey, length: uint32(n)}}
 	b.begin(q.path, &h, 0)
 	b.end(0)
-	r.reads = append(r.reads, q.sq.cur)
+	r.reads = append(r.reads, readPart{q.sq.cur, end})
 	r.sinceAck = 0
-	r.went(h.psn, w.end(), true)
-	r.advance()
+	r.went(h.psn, w.psn.Add(end), true)
+	r.pkt = end
+	if end == w.packets {
+		r.advance()
+	} else {
+		r.armTimer()
+	}
 	return true
 }
 
@@ -256,12 +278,8 @@ func (r *requester) sendRead(b *txBatch, w *wqe) bool {
 // is somebody else's turn after it.
 func (r *requester) sendData(b *txBatch, w *wqe, pause bool) {
 	q := r.qp
-	off := r.pkt * q.mtu
-	n := min(q.mtu, w.length-off)
-	first, last := r.pkt == 0, r.pkt == w.packets-1
-	h := packet{bth: bth{opcode: dataOpcode(w.op, first, last), destQP: q.attr.DestQPN, psn: w.psn.Add(r.pkt)},
-		reth: reth{va: w.raddr, rkey: w.rkey, length: uint32(w.length)}, imm: w.imm, ieth: w.rkey}
-	h.se = last && w.flags&verbs.SendSolicited != 0 && w.op != verbs.WRRDMAWrite
+	h, n := q.dataPacket(w, r.pkt)
+	last := r.pkt == w.packets-1
 	r.sinceAck++
 	// Besides at the end, and often enough, an ACK is asked for before we may
 	// have to wait for one.
@@ -273,7 +291,7 @@ func (r *requester) sendData(b *txBatch, w *wqe, pause bool) {
 	r.went(h.psn, h.psn.Add(1), h.ackReq)
 	b.begin(q.path, &h, n)
 	if n > 0 {
-		b.gather(w.sg, off, n)
+		b.gather(w.sg, r.pkt*q.mtu, n)
 	}
 	b.end(h.pad)
 	r.inflight++
@@ -284,6 +302,45 @@ func (r *requester) sendData(b *txBatch, w *wqe, pause bool) {
 	} else {
 		r.armTimer()
 	}
+}
+
+// dataPacket is packet k of a SEND or an RDMA WRITE, but for its payload of n
+// bytes.
+func (q *queuePair) dataPacket(w *wqe, k int) (h packet, n int) {
+	first, last := k == 0, k == w.packets-1
+	h = packet{bth: bth{opcode: dataOpcode(w.op, first, last), destQP: q.attr.DestQPN, psn: w.psn.Add(k)},
+		reth: reth{va: w.raddr, rkey: w.rkey, length: uint32(w.length)}, imm: w.imm, ieth: w.rkey}
+	h.se = last && w.flags&verbs.SendSolicited != 0 && w.op != verbs.WRRDMAWrite
+	return h, min(q.mtu, w.length-k*q.mtu)
+}
+
+// sendProbe sends the oldest packet that is not acknowledged again, or asks for
+// it, of a READ: if it, or an answer, was lost, that costs no timeout; if the
+// peer is slow, one packet. The batch has room, and something is outstanding.
+func (r *requester) sendProbe(b *txBatch) {
+	q := r.qp
+	r.probe, r.probed, r.timing = false, true, false
+	q.eng.stats.Probes++
+	i := q.sq.head
+	w := q.sq.at(i)
+	for w.isLocal() || r.una.Sub(w.end()) >= 0 {
+		i++
+		w = q.sq.at(i)
+	}
+	k := r.una.Sub(w.psn)
+	h, n := packet{bth: bth{opcode: opReadRequest, destQP: q.attr.DestQPN, psn: r.una}}, 0
+	if w.op == verbs.WRRDMARead {
+		off := k * q.mtu
+		h.reth = reth{va: w.raddr + uint64(off), rkey: w.rkey, length: uint32(min(q.mtu, w.length-off))}
+	} else {
+		h, n = q.dataPacket(w, k)
+	}
+	h.ackReq = true
+	b.begin(q.path, &h, n)
+	if n > 0 {
+		b.gather(w.sg, k*q.mtu, n)
+	}
+	b.end(h.pad)
 }
 
 // dataOpcode is the opcode of a packet of a SEND or an RDMA WRITE.
@@ -338,8 +395,8 @@ func (r *requester) went(p, end PSN, answered bool) {
 	if end.Sub(r.sent) <= 0 {
 		return
 	}
-	if answered && !r.timing && p.Sub(r.sent) >= 0 {
-		r.timing, r.timedPSN, r.timedAt = true, p, r.qp.now()
+	if answered && p.Sub(r.sent) >= 0 {
+		r.time(p, r.qp.now())
 	}
 	r.sent = end
 }
@@ -348,19 +405,28 @@ func (r *requester) went(p, end PSN, answered bool) {
 func (r *requester) armTimer() {
 	if q := r.qp; !q.timer.Armed() {
 		r.progress = q.now()
-		q.eng.shard.Arm(&q.timer, q.now()+r.rto)
+		q.eng.shard.Arm(&q.timer, r.due())
 	}
+}
+
+// due is when the timer is to fire: for the probe, if there was none, or else
+// because the peer is silent. What nothing was heard of after the answer to a
+// probe is lost: nothing else had been sent for long.
+func (r *requester) due() time.Duration {
+	switch {
+	case r.alone:
+		return r.progress + 2*r.srtt + time.Millisecond
+	case !r.probed && r.pto != 0:
+		return r.progress + r.pto
+	}
+	return r.progress + r.rto
 }
 
 // goBack sends again from the oldest PSN that is not acknowledged.
 func (r *requester) goBack() {
 	q := r.qp
-	r.land(r.inflight)
-	for _, i := range r.reads {
-		r.uncharge(q.sq.at(i))
-	}
-	r.reads = r.reads[:0]
-	r.timing = false
+	r.abandon()
+	r.timing, r.probe = false, false
 	r.sinceAck = 0
 	for q.sq.cur = q.sq.head; q.sq.cur != q.sq.tail; q.sq.cur++ {
 		w := q.sq.at(q.sq.cur)
@@ -372,8 +438,8 @@ func (r *requester) goBack() {
 		}
 	}
 	r.pkt = 0
-	if w := q.sq.at(q.sq.cur); q.sq.cur != q.sq.tail && w.started && w.op != verbs.WRRDMARead {
-		r.pkt = max(0, r.una.Sub(w.psn)) // a READ is asked for from got on
+	if w := q.sq.at(q.sq.cur); q.sq.cur != q.sq.tail && w.started {
+		r.pkt = max(0, r.una.Sub(w.psn))
 	}
 	q.eng.stats.Retransmits++
 	q.eng.wantSend(q)
@@ -387,14 +453,13 @@ func (r *requester) lost() {
 	r.lossy, r.recovering, r.recovered = true, true, r.sent
 	r.window = max(windowMin, r.window/2)
 	r.acked = 0
-	r.qp.path.window = max(windowMin, r.qp.path.window/2)
+	r.qp.path.lost(r.qp.now(), r.srtt)
 }
 
 // grow widens the window for n packets acknowledged: by as many as were
 // acknowledged until the first loss, then by one for each window.
 func (r *requester) grow(n int) {
-	q := r.qp
-	q.path.window = min(pathWindowMax, q.path.window+n)
+	r.qp.path.grow(n)
 	if r.window >= windowMax {
 		return
 	}

@@ -348,6 +348,9 @@ func (r *responder) flush() {
 
 // acknowledge sends what waits before the response to an RDMA READ.
 func (r *responder) acknowledge(b *txBatch) {
+	if r.qp.cnp && !b.full() {
+		r.qp.sendCNP(b)
+	}
 	for a := r.answers.first(); a != nil && !a.read && !b.full(); a = r.answers.first() {
 		r.sendAck(b, a.psn, a.msn, a.syndrome)
 		r.answers.pop()

@@ -51,7 +51,7 @@ func newBare(s *shard.Shard, addr netip.Addr, readBudget int) *bare {
 	d := &Device{cfg: Config{Shard: s, Addr: addr}, port: Port}
 	w := &heldWire{room: -1}
 	d.eng = newEngine(d, s)
-	d.eng.wire, d.eng.readBudget = w, readBudget
+	d.eng.wire, d.eng.budget = w, readBudget
 	pd := &protectionDomain{dev: d}
 	d.pds.Add(1)
 	return &bare{d, addr, w, pd}
@@ -108,15 +108,15 @@ func (e *engine) audit() error {
 			return fmt.Errorf("QP %#x in %v: %w", q.num, q.state, err)
 		}
 		if q.path != nil {
-			inflight[q.path] += q.req.inflight
+			inflight[q.path] += q.req.inflight + q.req.awaited
 			refs[q.path]++
 		}
 		for i := range q.sq.ring {
 			charged += q.sq.ring[i].charged
 		}
 	}
-	if charged != e.readsOut {
-		return fmt.Errorf("%d bytes of READs are charged, %d to queue pairs", e.readsOut, charged)
+	if charged != e.out {
+		return fmt.Errorf("%d bytes of READs are charged, %d to queue pairs", e.out, charged)
 	}
 	for _, p := range e.paths {
 		if p.inflight != inflight[p] || p.refs != refs[p] || p.refs == 0 {
@@ -165,13 +165,29 @@ func (q *queuePair) audit() error {
 	if r.outstanding() && r.sinceAck != 0 && !q.eng.blocked {
 		return fmt.Errorf("%d packets sent since an ACK was asked for, and it waits", r.sinceAck)
 	}
+	awaited := 0
+	for i, p := range r.reads {
+		w, from := sq.at(p.wqe), 0
+		if i == 0 {
+			from = w.got
+		} else if r.reads[i-1].wqe == p.wqe {
+			from = r.reads[i-1].end
+		}
+		if w.op != verbs.WRRDMARead || from >= p.end || p.end > w.packets || p.end-from > q.readPackets {
+			return fmt.Errorf("of a READ of %d packets, %d to %d are asked for", w.packets, from, p.end)
+		}
+		awaited += p.end - from
+	}
+	if awaited != r.awaited {
+		return fmt.Errorf("%d packets of READ responses are to come, not %d", awaited, r.awaited)
+	}
 	if len(r.reads) > q.attr.MaxRdAtomic {
 		return fmt.Errorf("%d READs outstanding of %d", len(r.reads), q.attr.MaxRdAtomic)
 	}
 	if q.blocked != slices.Contains(q.path.blocked, q) || q.waiting != slices.Contains(q.eng.waiters, q) {
 		return fmt.Errorf("blocked %v, waiting %v, but not so listed", q.blocked, q.waiting)
 	}
-	if q.waiting && q.eng.readsOut == 0 {
+	if q.waiting && q.eng.out == 0 {
 		return fmt.Errorf("waits for the READ budget, of which nothing is in use")
 	}
 	if !q.eng.blocked && sq.head != sq.tail && !r.outstanding() && !q.waiting && !q.blocked && (r.rnrUntil == 0 || !q.timer.Armed()) {

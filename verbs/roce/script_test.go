@@ -125,8 +125,8 @@ func (p *player) end() {
 				p.t.Error(err)
 			}
 		}
-		if len(e.paths) != 0 || e.readsOut != 0 || e.qps.count != 0 {
-			p.t.Errorf("at the end there are %d paths, %d QPs, %d bytes of READs", len(e.paths), e.qps.count, e.readsOut)
+		if len(e.paths) != 0 || e.out != 0 || e.qps.count != 0 {
+			p.t.Errorf("at the end there are %d paths, %d QPs, %d bytes of READs", len(e.paths), e.qps.count, e.out)
 		}
 	})
 }
@@ -265,6 +265,10 @@ func (p *player) command(f []string) {
 		if p.dev.wire.room != 0 && p.dev.eng.blocked {
 			p.dev.eng.writable()
 		}
+	case "marked": // a packet that comes with the mark of congestion
+		p.dev.eng.marked = true
+		p.dev.receive(forge(playPeer, playAddr, p.parse(f[1:])))
+		p.dev.eng.marked = false
 	default:
 		p.dev.receive(forge(playPeer, playAddr, p.parse(f)))
 	}

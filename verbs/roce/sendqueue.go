@@ -27,8 +27,8 @@ type wqe struct {
 	packets int // PSNs it uses; of an RDMA READ, response packets
 
 	// got counts the packets that are acknowledged; of an RDMA READ, the response
-	// packets that have come. The bytes asked for and not yet come are charged
-	// to the engine's read budget.
+	// packets that have come. What is asked for and has not come is charged to the
+	// engine's read budget.
 	got     int
 	charged int
 

@@ -31,7 +31,7 @@ func newSimWire(e *engine, cfg Config) (*simWire, error) {
 	w := &simWire{eng: e, net: cfg.Network}
 	var err error
 	w.detach, err = cfg.Network.Attach(netip.AddrPortFrom(cfg.Addr, cfg.UDPPort), w.receive)
-	e.readBudget = cfg.SocketBuffer / 4
+	e.setReadBudget(cfg.SocketBuffer)
 	return w, err
 }
 

@@ -106,7 +106,7 @@ func newSocket(e *engine, cfg Config) (_ *socket, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("SO_RCVBUF: %w", err)
 	}
-	e.readBudget = granted / 4
+	e.setReadBudget(granted)
 	if err := s.join(s); err != nil {
 		return nil, err
 	}
@@ -126,12 +126,14 @@ func (s *socket) setOptions(cfg Config) error {
 		options = append(options,
 			option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
 			option{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
+			option{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
 			option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE, "IPV6_MTU_DISCOVER"},
 			// Linux's software RDMA sends checksum 0; the ICRC covers what counts.
 			option{unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX"})
 	} else {
 		options = append(options,
 			option{unix.IPPROTO_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
+			option{unix.IPPROTO_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
 			// Never fragmented, and so with Identification 0.
 			option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, "IP_MTU_DISCOVER"})
 	}
@@ -178,6 +180,10 @@ func (s *socket) bind(cfg Config) error {
 	}
 	return nil
 }
+
+// largePacket is the length from which on a packet tells whether data comes in
+// trains.
+const largePacket = 1024
 
 // maxReads bounds the batches of one turn, so that what they lead to is sent.
 const maxReads = 2
@@ -230,14 +236,19 @@ func (s *socket) take(i int) {
 		return
 	}
 	ctl := unsafe.Slice((*byte)(unsafe.Pointer(&s.rx.ctl[i])), min(int(m.hdr.Controllen), rxControl))
-	to, size := parseControl(ctl)
+	to, size, marked := parseControl(ctl)
 	if !to.IsValid() {
 		to = s.local
 	}
 	n := min(int(m.n), rxBuffer)
 	b := s.rx.mem[i*rxStride : i*rxStride+n : i*rxStride+n]
 	icrc := newICRCPath(from, netip.AddrPortFrom(to, s.eng.dev.port))
-	if size <= 0 || size >= n {
+	s.eng.marked = marked
+	train := size > 0 && size < n
+	if n >= largePacket {
+		s.eng.came(!train)
+	}
+	if !train {
 		s.eng.receive(from.Addr(), to, icrc, b, -1)
 		return
 	}
@@ -281,9 +292,9 @@ func (s *socket) scoped(addr [16]byte, scope uint32) netip.Addr {
 }
 
 // parseControl returns, from the control messages of a message, the address that
-// it was for, invalid if none says so, and the size of the packets of a train, 0
-// if it is none.
-func parseControl(ctl []byte) (to netip.Addr, size int) {
+// it was for, invalid if none says so, the size of the packets of a train, 0 if
+// it is none, and whether it has seen congestion: a train is of one kind.
+func parseControl(ctl []byte) (to netip.Addr, size int, marked bool) {
 	for len(ctl) >= unix.SizeofCmsghdr {
 		n := binary.NativeEndian.Uint64(ctl) // struct cmsghdr of 64-bit systems
 		level, typ := binary.NativeEndian.Uint32(ctl[8:]), binary.NativeEndian.Uint32(ctl[12:])
@@ -296,6 +307,10 @@ func parseControl(ctl []byte) (to netip.Addr, size int) {
 			to = netip.AddrFrom4([4]byte(data[8:])) // ipi_addr
 		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			to = netip.AddrFrom16([16]byte(data)) // ipi6_addr
+		case level == unix.IPPROTO_IP && typ == unix.IP_TOS && len(data) >= 1:
+			marked = data[0]&ecnMask == ecnCE
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_TCLASS && len(data) >= 4:
+			marked = binary.NativeEndian.Uint32(data)&ecnMask == ecnCE
 		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && len(data) >= 4:
 			size = int(int32(binary.NativeEndian.Uint32(data)))
 		}
@@ -303,6 +318,12 @@ func parseControl(ctl []byte) (to netip.Addr, size int) {
 	}
 	return
 }
+
+// The ECN field of a packet's type of service or traffic class (RFC 3168).
+const (
+	ecnMask = 3
+	ecnCE   = 3 // congestion experienced
+)
 
 // A rawPath is a path as the kernel wants it: the peer's address, and control
 // messages with our own and with the size of the packets of a train.

@@ -35,6 +35,8 @@ func pktinfo4(addr string) []byte {
 
 func groSize(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
+func tos(level, typ uint32, data ...byte) []byte { return appendControl(nil, level, typ, data...) }
+
 func TestParseControl(t *testing.T) {
 	info := appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")...)
 	gro := appendControl(nil, unix.IPPROTO_UDP, unix.UDP_GRO, groSize(1040)...)
@@ -45,30 +47,35 @@ func TestParseControl(t *testing.T) {
 	long := binary.NativeEndian.AppendUint64(nil, 1<<63+20)
 
 	for _, c := range []struct {
-		name string
-		ctl  [][]byte
-		to   netip.Addr
-		size int
+		name   string
+		ctl    [][]byte
+		to     netip.Addr
+		size   int
+		marked bool
 	}{
-		{"nothing", nil, netip.Addr{}, 0},
-		{"IPv4", [][]byte{info}, v4, 0},
-		{"IPv6", [][]byte{info6}, v6, 0},
-		{"a train", [][]byte{info, gro}, v4, 1040},
-		{"the other way round", [][]byte{gro, info}, v4, 1040},
-		{"behind something else", [][]byte{other, info6, gro}, v6, 1040},
-		{"the last without its fill", [][]byte{info, gro[:unix.SizeofCmsghdr+4]}, v4, 1040},
-		{"cut off", [][]byte{info, gro[:unix.SizeofCmsghdr+3]}, v4, 0},
-		{"a header that is cut off", [][]byte{info, gro[:15]}, v4, 0},
-		{"shorter than its structure", [][]byte{appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")[:11]...)}, netip.Addr{}, 0},
-		{"a length that is too long", [][]byte{append(long, info[8:]...), gro}, netip.Addr{}, 0},
-		{"a length of nothing", [][]byte{make([]byte, 64)}, netip.Addr{}, 0},
+		{"nothing", nil, netip.Addr{}, 0, false},
+		{"IPv4", [][]byte{info}, v4, 0, false},
+		{"IPv6", [][]byte{info6}, v6, 0, false},
+		{"a train", [][]byte{info, gro}, v4, 1040, false},
+		{"the other way round", [][]byte{gro, info}, v4, 1040, false},
+		{"behind something else", [][]byte{other, info6, gro}, v6, 1040, false},
+		{"the last without its fill", [][]byte{info, gro[:unix.SizeofCmsghdr+4]}, v4, 1040, false},
+		{"cut off", [][]byte{info, gro[:unix.SizeofCmsghdr+3]}, v4, 0, false},
+		{"a header that is cut off", [][]byte{info, gro[:15]}, v4, 0, false},
+		{"shorter than its structure", [][]byte{appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, pktinfo4("192.0.2.9")[:11]...)}, netip.Addr{}, 0, false},
+		{"a length that is too long", [][]byte{append(long, info[8:]...), gro}, netip.Addr{}, 0, false},
+		{"a length of nothing", [][]byte{make([]byte, 64)}, netip.Addr{}, 0, false},
+		{"marked", [][]byte{info, tos(unix.IPPROTO_IP, unix.IP_TOS, 0xb8|3), gro}, v4, 1040, true},
+		{"could be marked", [][]byte{info, tos(unix.IPPROTO_IP, unix.IP_TOS, 0xb8|2)}, v4, 0, false},
+		{"marked, IPv6", [][]byte{tos(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 3, 0, 0, 0), info6}, v6, 0, binary.NativeEndian.Uint32([]byte{3, 0, 0, 0})&3 == 3},
+		{"a traffic class that is cut off", [][]byte{tos(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 3, 3, 3)}, netip.Addr{}, 0, false},
 	} {
 		var ctl []byte
 		for _, b := range c.ctl {
 			ctl = append(ctl, b...)
 		}
-		if to, size := parseControl(ctl); to != c.to || size != c.size {
-			t.Errorf("%s: address %v, size %d; want %v, %d", c.name, to, size, c.to, c.size)
+		if to, size, marked := parseControl(ctl); to != c.to || size != c.size || marked != c.marked {
+			t.Errorf("%s: address %v, size %d, marked %v; want %v, %d, %v", c.name, to, size, marked, c.to, c.size, c.marked)
 		}
 	}
 }
@@ -82,10 +89,10 @@ func FuzzParseControl(f *testing.F) {
 	f.Add(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, make([]byte, 20)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		exact := append(make([]byte, 0, len(b)), b...)
-		to, size := parseControl(exact[:len(b):len(b)])
+		to, size, marked := parseControl(exact[:len(b):len(b)])
 		front := appendControl(nil, unix.SOL_SOCKET, 99, 1, 2, 3)
-		if to2, size2 := parseControl(append(front, b...)); to2 != to || size2 != size {
-			t.Errorf("%v, %d alone, and %v, %d behind another", to, size, to2, size2)
+		if to2, size2, marked2 := parseControl(append(front, b...)); to2 != to || size2 != size || marked2 != marked {
+			t.Errorf("%v, %d, %v alone, and %v, %d, %v behind another", to, size, marked, to2, size2, marked2)
 		}
 	})
 }

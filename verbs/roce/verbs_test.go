@@ -256,7 +256,7 @@ func openDevice(t testing.TB, cfg Config) *station {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if st := d.Stats(); cfg.Network == nil && st.DropsICRC+st.DropsMalformed > 0 {
+		if st := d.Stats(); cfg.Network == nil && st.DropsICRC+st.DropsIdent+st.DropsMalformed > 0 {
 			t.Errorf("%v dropped good packets: %+v", d.Addr(), st)
 		}
 		if err := d.Close(); err != nil {
