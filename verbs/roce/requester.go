@@ -120,6 +120,9 @@ func (r *requester) send(b *txBatch, budget int) (more bool) {
 		r.probe = false
 	}
 	if r.probe {
+		if b.full() {
+			return true
+		}
 		r.sendProbe(b)
 		budget--
 	}
@@ -134,7 +137,7 @@ func (r *requester) send(b *txBatch, budget int) (more bool) {
 		if !w.started && !r.start(w) {
 			return false
 		}
-		if budget == 0 || b.full() {
+		if budget <= 0 || b.full() {
 			return true
 		}
 		if w.op == verbs.WRRDMARead {
