@@ -46,6 +46,7 @@ type engine struct {
 
 	senders qpList       // queue pairs with something to send
 	acking  []*queuePair // those of them with something to acknowledge
+	assurer assurer
 
 	readBudget
 
@@ -104,6 +105,7 @@ func newEngine(d *Device, s *shard.Shard) *engine {
 	e.flusher.Fn = e.yield
 	e.singles = singlesMax
 	e.again.Fn = e.wantFlush
+	e.assurer.eng, e.assurer.timer.Fn = e, e.assurer.expired
 	e.qps.init()
 	return e
 }
@@ -112,6 +114,7 @@ func newEngine(d *Device, s *shard.Shard) *engine {
 func (e *engine) close() error {
 	e.stopCM()
 	e.flush()
+	e.assurer.close()
 	e.closed = true
 	return e.wire.close()
 }

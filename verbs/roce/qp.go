@@ -45,6 +45,7 @@ type queuePair struct {
 	waiting bool       // for the read budget
 	blocked bool       // for room on the path
 	timer   shard.Timer
+	assured assured
 	ident   uint16 // IPv4 Identification of the last packet that came
 
 	cnp      bool // a CNP is to be sent
@@ -168,6 +169,7 @@ func (q *queuePair) leavePath() {
 	q.req.abandon()
 	q.path.unblock(q)
 	q.eng.stopWaiting(q)
+	q.eng.assurer.leave(q)
 	q.eng.releasePath(q.path)
 	q.path = nil
 }

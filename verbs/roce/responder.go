@@ -100,7 +100,14 @@ func (r *responder) accept(p *packet) {
 	if p.ackReq {
 		r.answers.ack(p.psn, r.msn, synAck)
 		r.qp.eng.wantAck(r.qp)
+		r.qp.eng.assurer.heard(r.qp)
 	}
+}
+
+// repeatACK sends the ACK of all that has come once more.
+func (r *responder) repeatACK() {
+	r.answers.ack(r.psn.Add(-1), r.msn, synAck)
+	r.qp.eng.wantAck(r.qp)
 }
 
 // sequence checks that p continues the message of kind, or starts one.
@@ -313,8 +320,7 @@ func (r *responder) duplicate(p *packet) {
 	q.eng.stats.Duplicates++
 	if p.opFlags&opIsReadReq == 0 {
 		if p.opFlags&(opIsSend|opIsWrite) != 0 {
-			r.answers.ack(r.psn.Add(-1), r.msn, synAck)
-			q.eng.wantAck(q)
+			r.repeatACK()
 		}
 		return
 	}
