@@ -7,7 +7,7 @@ TESTTIME ?= 3m
 TAGS = interop lockdep soak
 tagged = $$(git grep -lE "^//go:build .*\b$$tag\b" -- '*.go' | xargs -n1 dirname | sort -u | sed 's|^|./|')
 
-.PHONY: all build check fmt vet staticcheck tidy test race lockdep cross fuzz bench interop soak
+.PHONY: all build check fmt vet staticcheck tidy test race lockdep cross fuzz bench interop matrix soak
 
 all: build
 
@@ -61,6 +61,10 @@ bench:
 # fabrid beside Linux, in virtual machines. Needs root and Debian: test/interop/README.md.
 interop:
 	test/interop/run
+
+# The same with every kernel, MTU, family and backend, through bad networks and crashes: half an hour.
+matrix:
+	test/interop/run matrix
 
 # A virtual day of hosts that come and go, through loss and restarts, and any two causes of a queue's end at once.
 .PHONY: soak

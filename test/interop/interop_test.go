@@ -19,13 +19,13 @@ const mib = 1 << 20
 // The lab proves itself: what fabrid's target has to pass, the kernel's does.
 func TestLabKernelToKernel(t *testing.T) {
 	l := newLab(t, 1500)
-	target := &linuxTarget{l.guest(2, "target")}
+	target := &linuxTarget{l.guest(2, "target"), targetAddress}
 	host := &linuxHost{guest: l.guest(3, "host"), address: targetAddress}
 	target.up(128 * mib)
 	host.discover()
 	host.connect()
-	host.filesystem()
-	host.verifiedIO(5 * time.Second)
+	host.filesystem("ext4")
+	host.verifiedIO(usual, 5*time.Second)
 	host.reset()
 	host.admin("Linux", 128*mib)
 	host.disconnect()
@@ -43,8 +43,8 @@ func TestLinuxHostOnFabridTarget(t *testing.T) {
 	host := &linuxHost{guest: l.guest(3, "host"), address: nativeAddress}
 	host.discover()
 	host.connect()
-	host.filesystem()
-	host.verifiedIO(ioTime(t))
+	host.filesystem("ext4")
+	host.verifiedIO(usual, ioTime(t))
 	host.quiet()
 	l.lossless(3)
 	host.reset()
@@ -58,7 +58,7 @@ func TestLinuxHostOnFabridTarget(t *testing.T) {
 
 func TestFabridHostOnLinuxTarget(t *testing.T) {
 	l := newLab(t, 1500)
-	target := &linuxTarget{l.guest(2, "target")}
+	target := &linuxTarget{l.guest(2, "target"), targetAddress}
 	target.up(128 * mib)
 	for _, args := range [][]string{nil, {"--json"}} {
 		out := l.must(time.Minute, "discover", append([]string{"discover", "-t", "rdma", "-a", targetAddress, "-s", nvmePort}, args...)...)
@@ -129,9 +129,9 @@ type server struct {
 }
 
 // serve starts a target with one namespace and waits until it listens.
-func (l *lab) serve(address string, size int) server {
+func (l *lab) serve(address string, size int, flags ...string) server {
 	l.t.Helper()
-	p := l.start("serve", "serve", "--addr", address, "--port", nvmePort, "--size", strconv.Itoa(size/mib)+"MiB", "--nqn", nqn)
+	p := l.start("serve", append([]string{"serve", "--addr", address, "--port", nvmePort, "--size", strconv.Itoa(size/mib) + "MiB", "--nqn", nqn}, flags...)...)
 	ready := func() bool { return strings.Contains(p.stdout(), "ready") }
 	eventually(10*time.Second, func() bool { return ready() || p.ended(0) })
 	if !ready() || p.ended(0) {

@@ -4,6 +4,7 @@ package interop
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,10 +16,12 @@ import (
 
 // Addresses in the lab: native processes have the bridge's, guest n has its own.
 const (
-	nativeAddress = "10.77.0.1"
-	targetAddress = "10.77.0.2" // guest 2
-	nvmePort      = "4420"
-	nqn           = "nqn.2014-08.org.example:lab"
+	nativeAddress  = "10.77.0.1"
+	nativeAddress6 = "fd77::1"
+	targetAddress  = "10.77.0.2" // guest 2
+	targetAddress6 = "fd77::2"
+	nvmePort       = "4420"
+	nqn            = "nqn.2014-08.org.example:lab"
 )
 
 // A lab is a network namespace with a bridge and a tap for each guest. It
@@ -91,12 +94,18 @@ func (l *lab) must(within time.Duration, name string, args ...string) string {
 	return p.stdout()
 }
 
-// command runs a command of the machine's.
-func (l *lab) command(name string, args ...string) {
+// command runs a command of the machine's and returns what it printed on stdout.
+func (l *lab) command(name string, args ...string) string {
 	l.t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			out = append(out, exit.Stderr...)
+		}
 		l.t.Fatalf("lab: %s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
+	return string(out)
 }
 
 // runDir returns a new directory for the files of a guest or process, kept

@@ -64,7 +64,7 @@ func TestStormOnLinuxTarget(t *testing.T) {
 	for n := range hosts {
 		l.command("ip", "-n", netnsName, "addr", "add", fmt.Sprintf("10.77.0.%d/24", 100+n), "dev", "br0")
 	}
-	guest := &linuxTarget{l.guest(2, "target")}
+	guest := &linuxTarget{l.guest(2, "target"), targetAddress}
 	guest.up(64 * mib)
 	free := func() int {
 		t.Helper()

@@ -16,6 +16,14 @@ type linuxHost struct {
 	device  string // the namespace's, once connected
 }
 
+// family is the address family of a discovery record of address.
+func family(address string) string {
+	if strings.Contains(address, ":") {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
 // discover finds the subsystem in the target's discovery log.
 func (h *linuxHost) discover() {
 	h.t.Helper()
@@ -25,7 +33,7 @@ func (h *linuxHost) discover() {
 	out := h.mustJSON(&log, "rxe_up && nvme discover -o json -t rdma -s "+nvmePort+" -a "+h.address)
 	for _, r := range log.Records {
 		if r.SubNQN == nqn {
-			if r.TrType != "rdma" || r.AdrFam != "ipv4" || r.TrAddr != h.address || r.TrSvcID != nvmePort || r.SubType != "nvme subsystem" {
+			if r.TrType != "rdma" || r.AdrFam != family(h.address) || r.TrAddr != h.address || r.TrSvcID != nvmePort || r.SubType != "nvme subsystem" {
 				h.t.Errorf("discovery record of %s: %+v", nqn, r)
 			}
 			return
@@ -40,11 +48,11 @@ func (h *linuxHost) connect() {
 	h.device = strings.TrimSpace(h.must(2*time.Minute, "connect "+h.address+" -i 2"))
 }
 
-// filesystem makes a filesystem, copies a tree of files to it, and looks at
+// filesystem makes an ext4 or xfs, copies a tree of files to it, and looks at
 // both after each of two mounts.
-func (h *linuxHost) filesystem() {
+func (h *linuxHost) filesystem(fs string) {
 	h.t.Helper()
-	h.must(3*time.Minute, "dev="+h.device+`
+	h.must(3*time.Minute, "dev="+h.device+" fs="+fs+`
 set -e
 mkdir -p /tmp/tree /tmp/mnt
 for i in $(seq 24); do
@@ -52,9 +60,9 @@ for i in $(seq 24); do
   head -c $((i * i * i * 61 + i)) /dev/urandom > /tmp/tree/$((i % 5))/$i
 done
 cd /tmp/tree; find . -type f -exec sha256sum {} + > /tmp/sums
-mkfs.ext4 -q $dev
+mkfs.$fs -q $dev
 mount $dev /tmp/mnt; cp -a /tmp/tree /tmp/mnt/; umount /tmp/mnt
-e2fsck -f -n $dev
+case $fs in ext4) e2fsck -f -n $dev ;; xfs) xfs_repair -n $dev ;; esac
 mount $dev /tmp/mnt; cd /tmp/mnt/tree
 sha256sum --quiet -c /tmp/sums
 [ $(find . -type f | wc -l) = 24 ]
@@ -62,9 +70,45 @@ cd /; umount /tmp/mnt
 `)
 }
 
-// verifiedIO writes blocks of 4 to 256 KiB at random for a time, reading back
-// and checking each soon after.
-func (h *linuxHost) verifiedIO(d time.Duration) {
+// A load is writes to random places.
+type load struct {
+	blocks string // fio's options for their sizes
+	most   int    // bytes of the largest
+	depth  int
+}
+
+// usual is the load of the tests that are not about loads, every is blocks of
+// every size.
+var (
+	usual = load{"--bsrange=4k-256k", 256 << 10, 16}
+	every = load{"--bssplit=512/20:4k/30:68k/30:1m/15:4m/5 --blockalign=512", 4 << 20, 8}
+)
+
+// fio is the command that writes as l says for d, reading back and checking
+// each block soon after. Its result is JSON in /tmp/fio.json.
+func (l load) fio(device string, d time.Duration) string {
+	// A time limit skips fio's phase of verification. A backlog makes it verify as it goes, all
+	// but the last few blocks.
+	return fmt.Sprintf(`fio --name=verify --filename=%s --size=64m --rw=randwrite %s \
+  --ioengine=libaio --direct=1 --iodepth=%d --serialize_overlap=1 --verify=crc32c --verify_fatal=1 --verify_backlog=%d \
+  --time_based --runtime=%d --output-format=json --output=/tmp/fio.json`, device, l.blocks, l.depth, l.backlog(), int(d.Seconds()))
+}
+
+func (l load) backlog() int { return 2 * l.depth }
+
+// verifiedIO writes blocks at random for a time, reading back and checking each
+// soon after.
+func (h *linuxHost) verifiedIO(l load, d time.Duration) {
+	h.t.Helper()
+	out, code, err := h.run(d+3*time.Minute, l.fio(h.device, d)+" && cat /tmp/fio.json")
+	if err != nil || code != 0 {
+		h.t.Fatalf("guest %s: fio: exit code %d, %v\n%s", h.name, code, err, tail(out))
+	}
+	h.verified(l, out)
+}
+
+// verified checks fio's result.
+func (h *linuxHost) verified(l load, out string) {
 	h.t.Helper()
 	type side struct {
 		IOBytes  uint64 `json:"io_bytes"`
@@ -76,21 +120,13 @@ func (h *linuxHost) verifiedIO(d time.Duration) {
 			Read, Write side
 		}
 	}
-	// A time limit skips fio's phase of verification. A backlog makes it verify as it goes, all
-	// but the last few blocks.
-	const backlog, last = 32, 2 * 32 * 256 << 10
-	out, code, err := h.run(d+3*time.Minute, fmt.Sprintf(`fio --name=verify --filename=%s --size=64m --rw=randwrite --bsrange=4k-256k \
-  --ioengine=libaio --direct=1 --iodepth=16 --serialize_overlap=1 --verify=crc32c --verify_fatal=1 --verify_backlog=%d \
-  --time_based --runtime=%d --output-format=json --output=/tmp/fio.json && cat /tmp/fio.json`, h.device, backlog, int(d.Seconds())))
-	if err != nil || code != 0 {
-		h.t.Fatalf("guest %s: fio: exit code %d, %v\n%s", h.name, code, err, tail(out))
-	}
 	decode(h.t, out, &result)
 	if len(result.Jobs) != 1 {
 		h.t.Fatalf("guest %s: fio: %d jobs, want 1", h.name, len(result.Jobs))
 	}
 	job := result.Jobs[0]
 	h.t.Logf("fio: %d MiB in %d blocks written, %d MiB verified", job.Write.IOBytes>>20, job.Write.TotalIOs, job.Read.IOBytes>>20)
+	last := uint64(2 * l.backlog() * l.most)
 	if job.Error != 0 || job.Write.TotalIOs == 0 || job.Read.TotalIOs == 0 || job.Read.IOBytes+last < job.Write.IOBytes {
 		h.t.Fatalf("guest %s: fio: error %d, %+v written, %+v verified; want no error and all but the last verified", h.name, job.Error, job.Write, job.Read)
 	}

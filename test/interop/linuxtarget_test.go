@@ -11,12 +11,13 @@ import (
 // A linuxTarget is a guest that is a target, with its one namespace in memory.
 type linuxTarget struct {
 	*guest
+	address string
 }
 
 // up makes the target, with a namespace of size bytes.
 func (l *linuxTarget) up(size uint64) {
 	l.t.Helper()
-	l.must(time.Minute, fmt.Sprintf("target_up %s %d", targetAddress, size>>20))
+	l.must(time.Minute, fmt.Sprintf("target_up %s %d", l.address, size>>20))
 }
 
 // noControllers checks that what hosts had is gone soon: the last thing that

@@ -18,8 +18,10 @@ import (
 )
 
 var (
-	// stateDir is where lab/setup put the kernel and where guests run.
+	// stateDir is where lab/setup put the kernels and where guests run.
 	stateDir = envOr("FABRID_LAB", "/var/tmp/fabrid-lab")
+	// kernel is the series of Linux that runs in guests where a test names no other.
+	kernel = envOr("KERNEL", "6.12")
 	// netnsName is the network namespace of the lab.
 	netnsName = envOr("FABRID_LAB_NETNS", "fabrid-lab")
 	// buildDir is for the program under test, see fabrid.
@@ -69,7 +71,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	if _, err := os.Stat(filepath.Join(stateDir, "initrd")); err != nil {
+	if _, err := os.Stat(filepath.Join(stateDir, "kernels", kernel, "initrd")); err != nil {
 		return 0, fmt.Errorf("interop: no lab (run test/interop/lab/setup): %w", err)
 	}
 	// There is one lab on a machine: a second run waits here for the first.
