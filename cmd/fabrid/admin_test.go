@@ -190,7 +190,7 @@ func serverForTest(t *testing.T) *server {
 	t.Helper()
 	p := &program{log: slog.New(slog.DiscardHandler)}
 	f := serveFlags{
-		addrs: []string{"127.98.7.6"}, port: 4420, udpPort: roce.Port, nqn: "nqn.2014-08.org.example:lint", size: 1 << 20, blockSize: 4096,
+		addrs: []string{"127.98.7.6"}, port: 4420, udpPort: roce.Port, nqn: "nqn.2014-08.org.example:lint", storage: storageFlags{size: 1 << 20, blockSize: 4096},
 		maxQueueSize: 128, srqSize: 64, maxQueues: 8,
 	}
 	s, _, err := p.startServer(f)

@@ -71,7 +71,7 @@ func (p *program) demo(ctx context.Context, runtime time.Duration, asJSON bool) 
 	r := &demoResult{Subsystem: nvme.UUIDNQN(machineUUID("demo"))}
 	s, _, err := p.startServer(serveFlags{
 		addrs: []string{addr.String()}, port: fabric.DefaultPort, udpPort: roce.Port, nqn: r.Subsystem,
-		size: demoSize, blockSize: bdev.DefaultBlockSize, inline: 4096, maxQueueSize: 128,
+		storage: storageFlags{size: demoSize, blockSize: bdev.DefaultBlockSize}, inline: 4096, maxQueueSize: 128,
 	})
 	if err != nil {
 		return err

@@ -221,6 +221,7 @@ func TestServeVariants(t *testing.T) {
 		says  string
 	}{
 		{[]string{"--file", file, "--size", "8MiB", "--block-size", "512"}, "8 MiB in " + file + ", blocks of 512"},
+		{[]string{"--file", file, "--size", "8MiB", "--block-size", "512", "--buffered-io", "--no-io-uring"}, "through the page cache, by threads\n"},
 		{[]string{"--null"}, "forgets"},
 		{[]string{"--use-srq", "--inline-data-size", "0", "--max-queue-size", "32"}, "in memory"},
 	} {
@@ -244,6 +245,17 @@ func TestServeVariants(t *testing.T) {
 	s := serveSize(t, "--file", file)
 	if text := s.stdout.String(); !strings.Contains(text, "8 MiB in "+file) {
 		t.Errorf("serve of an existing file printed\n%s", text)
+	}
+	// And the namespace follows it.
+	if err := os.Truncate(file, 12<<20); err != nil {
+		t.Fatal(err)
+	}
+	s.stderr.wait(t, "another size")
+	if out, errs, code := fabrid(t, "bench", "-a", s.addr, "--rw", "write", "--bs", "64k", "--number-ios", "192", "--verify"); code != 0 {
+		t.Errorf("bench of all of the file: code %d\n%s%s", code, out, errs)
+	}
+	if data, err := os.ReadFile(file); err != nil || bytes.Count(data[8<<20:], []byte{0}) > 1<<20 {
+		t.Errorf("what the file grew by has %d zeros, %v", bytes.Count(data[8<<20:], []byte{0}), err)
 	}
 }
 
@@ -286,6 +298,8 @@ func TestErrors(t *testing.T) {
 		{[]string{"serve", "--size", "12q"}, []string{`"12q" is no size`, "256MiB"}},
 		{[]string{"serve", "--size", "1000"}, []string{"1000 bytes", "multiple of 4096"}},
 		{[]string{"serve", "--file", "x", "--null"}, []string{"file", "null"}},
+		{[]string{"serve", "--addr", "127.3.2.1", "--file", os.DevNull}, []string{os.DevNull, "--device"}},
+		{[]string{"serve", "--addr", "127.3.2.1", "--device", file}, []string{file, "want a block device"}},
 		{[]string{"discover"}, []string{"traddr", "required"}},
 		{[]string{"discover", s.addr}, []string{"argument", "-a"}},
 		{[]string{"discover", "-a", ""}, []string{`--traddr ""`, "IP address"}},
@@ -376,18 +390,19 @@ func TestDefaultNQN(t *testing.T) {
 		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.1"}},
 		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.2"}},
 		{port: 4420, udpPort: roce.Port, addrs: []string{"127.0.0.1", "127.0.0.2"}},
-		{port: 4420, udpPort: roce.Port, file: "disk"},
-		{port: 4420, udpPort: roce.Port, file: "other"},
+		{port: 4420, udpPort: roce.Port, storage: storageFlags{file: "disk"}},
+		{port: 4420, udpPort: roce.Port, storage: storageFlags{file: "other"}},
+		{port: 4420, udpPort: roce.Port, storage: storageFlags{device: "/dev/other"}},
 	} {
 		nqn := f.defaultNQN()
 		if other, ok := seen[nqn]; ok {
 			t.Errorf("%+v has the name of %+v: %s", f, other, nqn)
 		}
 		seen[nqn] = f
-		f.size, f.addrs = 1<<30, slices.Clone(f.addrs)
+		f.storage.size, f.addrs = 1<<30, slices.Clone(f.addrs)
 		slices.Reverse(f.addrs)
-		if f.file != "" {
-			f.file = "./" + f.file
+		if f.storage.file != "" {
+			f.storage.file = "./" + f.storage.file
 		}
 		if again := f.defaultNQN(); again != nqn {
 			t.Errorf("%+v has the name %s, and then %s", f, nqn, again)

@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,16 +33,16 @@ const (
 	exitTimeout         = 4500 * time.Millisecond
 )
 
+// nsid is the namespace that serve has.
+const nsid = 1
+
 // serveFlags are the flags of serve.
 type serveFlags struct {
-	addrs     []string
-	port      uint16
-	udpPort   uint16
-	nqn       string
-	size      size
-	file      string
-	null      bool
-	blockSize size
+	addrs   []string
+	port    uint16
+	udpPort uint16
+	nqn     string
+	storage storageFlags
 
 	useSRQ       bool
 	srqSize      int
@@ -64,7 +64,7 @@ type serveFlags struct {
 func (p *program) serveCommand() *cobra.Command {
 	f := serveFlags{
 		port: fabric.DefaultPort, udpPort: roce.Port,
-		size: 256 << 20, blockSize: bdev.DefaultBlockSize,
+		storage: storageFlags{size: 256 << 20, blockSize: bdev.DefaultBlockSize},
 		srqSize: rdma.DefaultSRQSize, inline: rdma.DefaultInlineDataSize, maxQueueSize: rdma.DefaultMaxQueueSize,
 		maxQueues: 1024, memoryBudget: 1 << 30,
 	}
@@ -73,7 +73,7 @@ func (p *program) serveCommand() *cobra.Command {
 		Short: "Serve a namespace",
 		Long: "Serve a namespace over NVMe/RDMA, on RoCEv2 over UDP, until SIGINT or SIGTERM. SIGUSR1 prints\n" +
 			"counters, a line of JSON on stderr. Any host that reaches it may connect, read and write.",
-		Example: "  fabrid serve\n  fabrid serve --addr 192.0.2.1 --file disk.img --size 10GiB",
+		Example: "  fabrid serve\n  fabrid serve --addr 192.0.2.1 --file disk.img --size 10GiB\n  fabrid serve --device /dev/vdb",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), f) },
 	}
@@ -81,11 +81,7 @@ func (p *program) serveCommand() *cobra.Command {
 	flags.StringSliceVar(&f.addrs, "addr", nil, "addresses to serve at, 0.0.0.0 and :: for all of a family (default all of both)")
 	flags.Var((*port)(&f.port), "port", "port of NVMe/RDMA (trsvcid)")
 	flags.Var((*port)(&f.udpPort), "udp-port", "UDP port of RoCEv2; Linux and hardware know no other")
-	flags.StringVar(&f.nqn, "nqn", "", "name of the subsystem (default one made of this machine, the addresses, ports and --file)")
-	flags.Var(&f.size, "size", "size of the namespace; of a file that exists, its own is the default,\nmore makes it grow, less serves its beginning")
-	flags.StringVar(&f.file, "file", "", "keep the namespace in this file, not in memory; made if it does not exist")
-	flags.BoolVar(&f.null, "null", false, "a namespace that forgets what is written and reads as zeros")
-	flags.Var(&f.blockSize, "block-size", "logical block size, 512 or 4096")
+	flags.StringVar(&f.nqn, "nqn", "", "name of the subsystem (default one made of this machine, the addresses, ports, and --file or --device)")
 	flags.BoolVar(&f.useSRQ, "use-srq", false, "let the queues share their receives")
 	flags.Var(number{&f.srqSize, 16, 1<<15 - 1}, "srq-size", "receives that --use-srq has the I/O queues share, at each address")
 	flags.Var(&f.inline, "inline-data-size", "data that a write command may carry in its capsule, 0 for none")
@@ -99,15 +95,7 @@ func (p *program) serveCommand() *cobra.Command {
 	flags.Var(&f.memoryPerHost, "memory-per-host", "memory that the queues of a host may take, 0 for no bound")
 	flags.StringVar(&f.adminSocket, "admin-socket", "", "Unix socket, for the user alone, with /metrics, /debug/queues and /debug/workqueues\n(default none; curl --unix-socket PATH http://fabrid/metrics)")
 	flags.Var((*span)(&f.spin), "spin", spinUsage)
-	cmd.MarkFlagsMutuallyExclusive("file", "null")
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		if f.file != "" && !cmd.Flags().Changed("size") {
-			if s, err := os.Stat(f.file); err == nil && s.Size() > 0 {
-				f.size = 0 // the file's own
-			}
-		}
-		return nil
-	}
+	f.storage.add(cmd)
 	return cmd
 }
 
@@ -115,28 +103,7 @@ func (p *program) serveCommand() *cobra.Command {
 // else a machine serves has another: hosts take subsystems and namespaces of one
 // name for one, and would mix up their data.
 func (f *serveFlags) defaultNQN() string {
-	file := f.file
-	if abs, err := filepath.Abs(file); file != "" && err == nil {
-		file = abs
-	}
-	return nvme.UUIDNQN(machineUUID(fmt.Sprintf("target %q %d %d %q", slices.Sorted(slices.Values(f.addrs)), f.port, f.udpPort, file)))
-}
-
-// device opens the storage and says in words what it is.
-func (f *serveFlags) device() (bdev.Device, string, error) {
-	block := int(f.blockSize)
-	switch {
-	case block == 0:
-		return nil, "", errors.New("--block-size 0: want 512 or 4096")
-	case f.null:
-		d, err := bdev.NewNull(bdev.NullConfig{Size: uint64(f.size), BlockSize: block})
-		return d, "that forgets what is written", err
-	case f.file != "":
-		d, err := bdev.OpenFile(bdev.FileConfig{Path: f.file, Size: uint64(f.size), BlockSize: block, Create: true})
-		return d, "in " + f.file, err
-	}
-	d, err := bdev.NewMemory(bdev.MemoryConfig{Size: uint64(f.size), BlockSize: block})
-	return d, "in memory", err
+	return nvme.UUIDNQN(machineUUID(fmt.Sprintf("target %q %d %d %q", slices.Sorted(slices.Values(f.addrs)), f.port, f.udpPort, f.storage.path())))
 }
 
 // A server is a running target.
@@ -145,6 +112,7 @@ type server struct {
 	target  *target.Target
 	sub     *target.Subsystem
 	dev     bdev.Device
+	serving atomic.Pointer[target.Subsystem] // sub, when it has the namespace
 	roce    []*fabric.RoCE
 	listens []*rdma.Listener
 	plan    plan
@@ -169,6 +137,9 @@ func (p *program) serve(ctx context.Context, f serveFlags) error {
 	bytes := size(info.Size())
 	fmt.Fprintf(p.stdout, "serving %s: %s %s, blocks of %d bytes\n", f.nqn, &bytes, what, info.BlockSize)
 	var at []netip.Addr
+	if d, ok := s.dev.(*bdev.File); ok {
+		fmt.Fprintf(p.stdout, "  %s\n", ioMode(d.Mode()))
+	}
 	for _, l := range s.listens {
 		fmt.Fprintf(p.stdout, "  at %v, RoCEv2 on UDP port %d\n", l.Addr(), f.udpPort)
 		at = append(at, l.Addr().Addr())
@@ -195,11 +166,12 @@ func (p *program) startServer(f serveFlags) (s *server, what string, err error) 
 	if err != nil {
 		return nil, "", err
 	}
-	dev, what, err := f.device()
+	srv := &server{plan: pl}
+	srv.dev, what, err = f.storage.open(func(i bdev.Info) { srv.resized(p.log, i) })
 	if err != nil {
 		return nil, "", err
 	}
-	s = &server{dev: dev, plan: pl}
+	s = srv
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
@@ -215,8 +187,13 @@ func (p *program) startServer(f serveFlags) (s *server, what string, err error) 
 	if s.sub, err = s.target.AddSubsystem(target.SubsystemConfig{NQN: f.nqn, AllowAnyHost: true, MaxQueueDepth: f.maxQueueSize}); err != nil {
 		return s, "", err
 	}
-	if _, err = s.sub.AddNamespace(target.NamespaceConfig{Device: dev}); err != nil {
+	ns, err := s.sub.AddNamespace(target.NamespaceConfig{NSID: nsid, Device: s.dev})
+	if err != nil {
 		return s, "", err
+	}
+	s.serving.Store(s.sub)
+	if now := s.dev.Info(); now != ns.Info() {
+		s.resized(p.log, now)
 	}
 	port, err := s.target.AddPort(target.PortConfig{ID: 1})
 	if err != nil {
