@@ -28,10 +28,9 @@ func (c *Completion[Class]) Complete() {
 		return
 	}
 	c.completed = true
-	if c.done == nil {
-		c.done = make(chan struct{})
+	if c.done != nil { // else nobody waits yet
+		close(c.done)
 	}
-	close(c.done)
 	c.mu.Unlock()
 	c.dep.End()
 }
@@ -45,6 +44,10 @@ func (c *Completion[Class]) Completed() bool {
 
 // Wait returns once Complete has been called.
 func (c *Completion[Class]) Wait() {
+	if c.Completed() {
+		c.dep.Touch()
+		return
+	}
 	<-c.Done()
 }
 
@@ -57,6 +60,9 @@ func (c *Completion[Class]) Done() <-chan struct{} {
 	defer c.mu.Unlock()
 	if c.done == nil {
 		c.done = make(chan struct{})
+		if c.completed {
+			close(c.done)
+		}
 	}
 	return c.done
 }

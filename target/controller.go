@@ -52,7 +52,7 @@ type controller struct {
 	shutdown bool          // guarded by mu: CC.SHN was written
 	dead     bool          // guarded by mu: serves nobody any more
 	cause    error         // guarded by mu: why it is dead
-	queues   []*queue      // guarded by mu: by QID, those that have not been detached
+	queues   []*queue      // guarded by mu: by QID, as far as there were any; those that have not been detached
 	members  int           // guarded by mu: queues that are not gone
 	events   events        // guarded by mu
 	errors   errorLog      // guarded by mu
@@ -69,7 +69,7 @@ func newController(s *Subsystem, q *queue, cntlid uint16) *controller {
 		capValue:  s.capabilities(q.param.Limits),
 		maxData:   minMaxData << mdts(q.param.Limits),
 		aers:      make([]*request, 0, maxAER),
-		queues:    make([]*queue, s.cfg.MaxQueues+1),
+		queues:    make([]*queue, 1, 4),
 	}
 	c.keepAlive.Fn = c.keepAliveExpired
 	c.reserved.Fn = c.unreserve
@@ -102,8 +102,11 @@ func (c *controller) attach(q *queue, qid uint16) error {
 		return nvme.ConnectDataError("CNTLID", nvme.OffDataCNTLID)
 	case qid != 0 && !c.ready.Load():
 		return nvme.CommandSequenceError.WithDNR()
-	case c.queues[qid] != nil:
+	case int(qid) < len(c.queues) && c.queues[qid] != nil:
 		return nvme.CommandSequenceError.WithDNR()
+	}
+	for len(c.queues) <= int(qid) { // which is not above MaxQueues
+		c.queues = append(c.queues, nil)
 	}
 	c.queues[qid] = q
 	c.members++

@@ -5,10 +5,11 @@ import "github.com/fabrid/fabrid/nvme"
 // errorLogEntries is how many errors a controller remembers; ELPE is one less.
 const errorLogEntries = 64
 
-// errorLog is the Error Information log: a ring.
+// errorLog is the Error Information log: a ring, which most controllers never
+// need.
 type errorLog struct {
-	ring  [errorLogEntries]nvme.ErrorLogEntry // the n-th error is at (n-1) mod size
-	count uint64                              // errors ever
+	ring  *[errorLogEntries]nvme.ErrorLogEntry // the n-th error is at (n-1) mod size
+	count uint64                               // errors ever
 }
 
 // logError notes which field an error was about. From any shard of the
@@ -37,6 +38,9 @@ func (c *controller) logError(rq *request, fe *nvme.FieldError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := &c.errors
+	if l.ring == nil {
+		l.ring = new([errorLogEntries]nvme.ErrorLogEntry)
+	}
 	e.ErrorCount = l.count + 1
 	l.ring[l.count%errorLogEntries] = e
 	l.count++

@@ -96,7 +96,9 @@ func (rq *request) submit(kind bdev.Kind) {
 	}
 	op := &rq.op
 	op.Kind, op.Offset, op.Length = kind, rq.offset, rq.length
-	op.Data, op.FUA, op.Unmap = nil, false, false
+	if op.Data, op.FUA, op.Unmap = nil, false, false; op.Done == nil {
+		op.Done = rq.opDone // most queues of a storm have no I/O
+	}
 	switch kind {
 	case bdev.Read, bdev.Compare:
 		op.Data = rq.r.Data
@@ -214,6 +216,9 @@ func (rq *request) dsm() {
 // that never waits would do 256 long ranges at once, for each command of a
 // batch, and the shard is everybody's.
 func (rq *request) rangeDone() {
+	if rq.turn.Fn == nil {
+		rq.turn.Fn = rq.nextRange
+	}
 	if nr, _ := rq.r.Command.DSM(); rq.next <= int(nr) && rq.q.shard().Post(&rq.turn) {
 		return
 	}

@@ -42,8 +42,8 @@ type queue struct {
 	port     *Port
 	fabric   transport.Fabric
 	param    transport.QueueParam
-	requests [][]request // by transport.Request.Index: chunks of requestChunk, nil until one of it is used
-	counters counters    // written on the shard
+	requests []*[requestChunk]request // by transport.Request.Index, nil until one of the chunk is used
+	counters counters                 // written on the shard
 
 	traffic   atomic.Bool               // a command has come; cleared by the keep alive
 	isAdmin   atomic.Bool               // Connect said so
@@ -71,7 +71,7 @@ type queue struct {
 var _ transport.Queue = (*queue)(nil)
 
 func newQueue(p *Port, f transport.Fabric, param transport.QueueParam) *queue {
-	q := &queue{port: p, fabric: f, param: param, requests: make([][]request, (param.Depth+requestChunk-1)/requestChunk)}
+	q := &queue{port: p, fabric: f, param: param, requests: make([]*[requestChunk]request, (param.Depth+requestChunk-1)/requestChunk)}
 	q.task.Fn = q.attend
 	q.timer.Fn = q.expired
 	return q
@@ -79,22 +79,21 @@ func newQueue(p *Port, f transport.Fabric, param transport.QueueParam) *queue {
 
 // requestChunk is how many requests are made at once. A queue of a host that
 // comes and goes uses a few of its depth.
-const requestChunk = 8
+const requestChunk = 4
 
 // request returns the request with an index.
 func (q *queue) request(i int) *request {
-	chunk := &q.requests[i/requestChunk]
-	if *chunk == nil {
-		*chunk = make([]request, requestChunk)
-		for i := range *chunk {
-			rq := &(*chunk)[i]
+	chunk := q.requests[i/requestChunk]
+	if chunk == nil {
+		chunk = new([requestChunk]request)
+		q.requests[i/requestChunk] = chunk
+		for i := range chunk {
+			rq := &chunk[i]
 			rq.q = q
 			rq.op.Shard = q.param.Shard
-			rq.op.Done = rq.opDone
-			rq.turn.Fn = rq.nextRange
 		}
 	}
-	return &(*chunk)[i%requestChunk]
+	return &chunk[i%requestChunk]
 }
 
 func (q *queue) shard() *shard.Shard { return q.param.Shard }

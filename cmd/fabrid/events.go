@@ -34,9 +34,15 @@ func targetEvents(log *slog.Logger) target.Events {
 		return []any{"cntlid", i.CNTLID, "subsystem", i.SubsystemNQN, "host", i.HostNQN, "remote", i.Remote}
 	}
 	return target.Events{
-		ControllerCreated: func(i target.ControllerInfo) { log.Info("controller created", controller(i)...) },
+		ControllerCreated: func(i target.ControllerInfo) {
+			if message := "controller created"; !spared(log, message) {
+				log.Info(message, controller(i)...)
+			}
+		},
 		ControllerRemoved: func(i target.ControllerInfo, cause error) {
-			log.Info("controller removed", append(controller(i), "cause", cause)...)
+			if message := "controller removed"; !spared(log, message) {
+				log.Info(message, append(controller(i), "cause", cause)...)
+			}
 		},
 		ConnectRefused: func(i target.ControllerInfo, qid uint16, err error) {
 			log.Warn("connect refused", append(controller(i), "qid", qid, "err", err)...)
@@ -48,7 +54,9 @@ func rdmaEvents(log *slog.Logger) rdma.Events {
 	return rdma.Events{
 		Refused: func(remote netip.AddrPort, cause error) { log.Warn("queue refused", "remote", remote, "cause", cause) },
 		Down: func(remote netip.AddrPort, qid uint16, cause error) {
-			log.Debug("queue down", "remote", remote, "qid", qid, "cause", cause)
+			if log.Enabled(context.Background(), slog.LevelDebug) {
+				log.Debug("queue down", "remote", remote, "qid", qid, "cause", cause)
+			}
 		},
 		Listening: func(addr netip.AddrPort, err error) {
 			if err != nil {

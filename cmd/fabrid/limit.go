@@ -52,6 +52,23 @@ func (l limiter) Handle(ctx context.Context, r slog.Record) error {
 	return l.Handler.Handle(ctx, r)
 }
 
+// spared reports whether a record of the message would be kept back now, and
+// counts it as kept: for those that are many, and cost something to make.
+func spared(log *slog.Logger, message string) bool {
+	l, ok := log.Handler().(limiter)
+	if !ok {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[message]
+	if s == nil || s.passed < logBurst || time.Since(s.begin) >= time.Second {
+		return false
+	}
+	s.kept++
+	return true
+}
+
 func (l *limits) pass(message string, now time.Time) (kept int, pass bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

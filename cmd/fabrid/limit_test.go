@@ -22,11 +22,17 @@ func TestLogIsLimited(t *testing.T) {
 		if r, a, e := lines(`"queue refused"`), lines("another"), lines("bad"); r != logBurst || a != 1 || e != 3*logBurst {
 			t.Errorf("%d refusals, %d others, %d errors", r, a, e)
 		}
+		if !spared(log, "queue refused") || spared(log, "another") || spared(log, "unknown") {
+			t.Error("what is spared is not what would be kept back")
+		}
 		time.Sleep(time.Second)
 		b.Reset()
+		if spared(log, "queue refused") {
+			t.Error("spared a second later")
+		}
 		log.Info("queue refused")
 		log.Info("queue refused")
-		if got := b.String(); strings.Count(got, "suppressed=100") != 1 || lines(`"queue refused"`) != 2 {
+		if got := b.String(); strings.Count(got, "suppressed=101") != 1 || lines(`"queue refused"`) != 2 {
 			t.Errorf("a second later:\n%s", got)
 		}
 	})

@@ -19,6 +19,13 @@ func (l *requestList) push(r *request) {
 	l.tail = r
 }
 
+func (l *requestList) pushFront(r *request) {
+	if r.next = l.head; l.head == nil {
+		l.tail = r
+	}
+	l.head = r
+}
+
 func (l *requestList) pop() *request {
 	r := l.head
 	if r == nil {

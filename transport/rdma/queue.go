@@ -436,7 +436,16 @@ func (q *queue) abandon(r *request) {
 // is stuck it never comes, and on any other it does before what Free wants there.
 func (q *queue) Drain(deadline time.Time) {
 	q.v.shard.Post(&q.outside.drain)
-	t := time.NewTimer(time.Until(deadline))
+	if q.outside.drained.Completed() {
+		return
+	}
+	var t *time.Timer
+	if q.body != nil {
+		t = q.body.timer
+		t.Reset(time.Until(deadline))
+	} else { // it was never made
+		t = time.NewTimer(time.Until(deadline))
+	}
 	defer t.Stop()
 	select {
 	case <-q.outside.drained.Done():

@@ -488,5 +488,5 @@ func (q *queue) release(r *request) {
 	q.core.Sent(&r.Request)
 	r.Data = nil
 	r.state = reqFree
-	q.free.push(r)
+	q.free.pushFront(r) // the next command finds it in the caches
 }

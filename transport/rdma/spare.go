@@ -2,6 +2,7 @@ package rdma
 
 import (
 	"iter"
+	"time"
 	"unsafe"
 
 	"github.com/fabrid/fabrid/lockdep"
@@ -19,6 +20,7 @@ type body struct {
 	own   []receive
 	shelf *shelf
 	batch []*transport.Request
+	timer *time.Timer // of Drain, stopped
 }
 
 // A shape is what bodies may differ in.
@@ -91,7 +93,9 @@ func (l *Listener) newBody(sh shape) (*body, error) {
 		shape: sh, mem: mem,
 		reqs:  make([][]request, 0, (sh.depth+requestChunk-1)/requestChunk),
 		batch: make([]*transport.Request, 0, sh.depth),
+		timer: time.NewTimer(time.Hour),
 	}
+	b.timer.Stop()
 	if sh.capsule == 0 {
 		b.shelf = newShelf(sh.depth)
 	} else {

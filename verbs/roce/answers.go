@@ -23,9 +23,9 @@ type answerQueue struct {
 }
 
 // newAnswerQueue returns a queue for as many RDMA READs at once, as many that
-// came again, an ACK between any two of them, and some NAKs.
-func newAnswerQueue(reads int) answerQueue {
-	return answerQueue{ring: make([]answer, firstRing), size: 4*reads + firstRing}
+// came again, an ACK between any two of them, and some NAKs. It may use ring.
+func newAnswerQueue(reads int, ring []answer) answerQueue {
+	return answerQueue{ring: room(ring, firstRing), size: 4*reads + firstRing}
 }
 
 func (q *answerQueue) full() bool { return q.tail-q.head == uint64(q.size) }

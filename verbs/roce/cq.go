@@ -32,6 +32,9 @@ func (c *completionQueue) push(wc verbs.WC) {
 		c.overflow = true
 		return
 	}
+	if c.pending == nil {
+		c.pending = c.eng.spares.takeCQ()
+	}
 	c.pending = append(c.pending, wc)
 	if !c.queued {
 		c.queued = true
@@ -67,6 +70,11 @@ func (c *completionQueue) Destroy() error {
 	if !c.gone {
 		c.gone = true
 		c.pd.release()
+		if !c.eng.delivery { // else the handler may be reading one of them
+			c.eng.spares.putCQ(c.pending)
+			c.eng.spares.putCQ(c.spare)
+			c.pending, c.spare = nil, nil
+		}
 	}
 	return nil
 }

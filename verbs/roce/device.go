@@ -266,7 +266,6 @@ func (p *protectionDomain) CreateQP(attr verbs.QPInitAttr) (verbs.QP, error) {
 	}
 	q := &queuePair{
 		eng: p.dev.eng, pd: p, sendCQ: sendCQ, recvCQ: recvCQ, sigAll: attr.SQSigAll, event: attr.Event,
-		sq: newSendQueue(attr.MaxSendWR, max(1, attr.MaxSendSGE)),
 	}
 	q.timer.Fn = q.req.expired
 	if attr.SRQ != nil {
@@ -275,11 +274,11 @@ func (p *protectionDomain) CreateQP(attr verbs.QPInitAttr) (verbs.QP, error) {
 		}
 	} else {
 		q.rqSGE = max(1, attr.MaxRecvSGE)
-		q.rq = soft.NewRecvQueue(max(1, attr.MaxRecvWR), q.rqSGE)
 	}
 	if err := q.eng.qps.add(q); err != nil {
 		return nil, err
 	}
+	q.make(attr.MaxSendWR, max(1, attr.MaxSendSGE), max(1, attr.MaxRecvWR))
 	if q.srq != nil {
 		q.srq.users++
 	}

@@ -50,6 +50,7 @@ type engine struct {
 
 	readBudget
 
+	spares *spares
 	gsiPSN PSN
 	mads   []byte // those in the batch
 	stats  Stats
@@ -102,6 +103,11 @@ const (
 
 func newEngine(d *Device, s *shard.Shard) *engine {
 	e := &engine{dev: d, shard: s, paths: make(map[pathKey]*path), batch: newTxBatch()}
+	if d.cfg.Shared != nil {
+		e.spares = &d.cfg.Shared.spares
+	} else {
+		e.spares = new(spares)
+	}
 	e.flusher.Fn = e.yield
 	e.singles = singlesMax
 	e.again.Fn = e.wantFlush

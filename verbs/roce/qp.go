@@ -54,6 +54,19 @@ type queuePair struct {
 
 var _ verbs.QP = (*queuePair)(nil)
 
+// make gives the queue pair its memory.
+func (q *queuePair) make(sends, sge, recvs int) {
+	m := q.eng.spares.takeQP()
+	q.sq = newSendQueue(sends, sge, &m)
+	q.req.reads, q.resp.recvSG, q.resp.answers.ring, q.resp.reads.ring = m.reads, m.recvSG, m.answers, m.done
+	if q.srq != nil {
+		return
+	}
+	if q.rq = m.rq; q.rq == nil || !q.rq.Reset(recvs, q.rqSGE) {
+		q.rq = soft.NewRecvQueue(recvs, q.rqSGE)
+	}
+}
+
 func (q *queuePair) Num() uint32          { return q.num }
 func (q *queuePair) State() verbs.QPState { return q.state }
 

@@ -82,4 +82,5 @@ func (e *engine) removeQP(q *queuePair) {
 		q.srq.users--
 	}
 	q.pd.release()
+	e.spares.putQP(q)
 }

@@ -65,9 +65,10 @@ type readPart struct {
 
 func (r *requester) init(q *queuePair) {
 	depth := q.attr.MaxRdAtomic
+	reads := room(r.reads, max(depth, 0))
 	*r = requester{qp: q, una: PSN(q.attr.SQPSN & psnMask), window: windowStart, roundTrip: roundTrip{rto: rtoStart}}
 	r.sent, r.next = r.una, r.una
-	r.reads = make([]readPart, 0, max(depth, 0))
+	r.reads = reads[:0:len(reads)] // no more than the peer answers at once
 	r.retries, r.rnrRetries = q.attr.RetryCnt, q.attr.RNRRetry
 }
 

@@ -35,13 +35,12 @@ type responder struct {
 const minRNRTimer = 12
 
 func (r *responder) init(q *queuePair) {
-	sg := r.recvSG
-	if sg == nil {
-		sg = make([]verbs.SGE, q.maxRecvSGE())
+	*r = responder{
+		qp: q, psn: PSN(q.attr.RQPSN & psnMask),
+		recvSG:  room(r.recvSG, q.maxRecvSGE()),
+		answers: newAnswerQueue(q.attr.MaxDestRd, r.answers.ring),
+		reads:   readRing{ring: room(r.reads.ring, q.attr.MaxDestRd)},
 	}
-	*r = responder{qp: q, psn: PSN(q.attr.RQPSN & psnMask), recvSG: sg}
-	r.answers = newAnswerQueue(q.attr.MaxDestRd)
-	r.reads.ring = make([]doneRead, q.attr.MaxDestRd)
 }
 
 // reset forgets the connection.

@@ -63,10 +63,10 @@ type sendQueue struct {
 // firstRing is how long a ring is at first.
 const firstRing = 8
 
-func newSendQueue(size, maxSGE int) sendQueue {
-	q := sendQueue{size: size, maxSGE: maxSGE}
-	q.grow(min(size, firstRing))
-	return q
+// newSendQueue uses m for as much as it has.
+func newSendQueue(size, maxSGE int, m *qpMemory) sendQueue {
+	n := min(size, firstRing)
+	return sendQueue{size: size, maxSGE: maxSGE, ring: room(m.ring, n), sges: room(m.sges, n*maxSGE)}
 }
 
 // grow makes the ring n entries long. Elements of what is outstanding stay where

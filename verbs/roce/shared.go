@@ -21,6 +21,7 @@ type Shared struct {
 	mtus    mtuCache
 	sockets []*socket
 	staging *staging // nil: each sends for itself
+	spares  spares
 }
 
 // sharedBatch is how many packets a device gathers that shares with others.

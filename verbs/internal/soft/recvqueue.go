@@ -24,6 +24,19 @@ func NewRecvQueue(size, maxSGE int) *RecvQueue {
 	return &RecvQueue{size: size, maxSGE: maxSGE}
 }
 
+// Reset makes an empty queue one of size receives of at most maxSGE elements, with
+// the memory that it has, and reports whether it could.
+func (q *RecvQueue) Reset(size, maxSGE int) bool {
+	if q.Len() > 0 || maxSGE != q.maxSGE || len(q.ring) > size {
+		return false
+	}
+	q.size = size
+	return true
+}
+
+// Cap returns for how many receives there is memory.
+func (q *RecvQueue) Cap() int { return len(q.ring) }
+
 // grow makes the ring n entries long.
 func (q *RecvQueue) grow(n int) {
 	ring, sges := make([]Recv, n), make([]verbs.SGE, n*q.maxSGE)
