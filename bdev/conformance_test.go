@@ -3,6 +3,7 @@ package bdev_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/bdev/bdevtest"
@@ -19,6 +20,14 @@ var devices = []struct {
 	}}},
 	{"faulty", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
 		return bdev.NewFaulty(makeMemory(t, size, bs))
+	}}},
+	{"delayed", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+		f := bdev.NewFaulty(makeMemory(t, size, bs))
+		f.Delay(time.Microsecond)
+		return f
+	}}},
+	{"powerloss", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+		return bdev.NewPowerLoss(makeMemory(t, size, bs), 1)
 	}}},
 	{"file", bdevtest.Config{Make: file(bdev.FileConfig{})}},
 	{"file-workers", bdevtest.Config{Make: file(bdev.FileConfig{NoURing: true, Workers: 3})}},

@@ -3,6 +3,7 @@ package bdev
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/fabrid/fabrid/lockdep"
 	"github.com/fabrid/fabrid/shard"
@@ -23,6 +24,8 @@ type Faulty struct {
 	holds   []Kind      // guarded by mu: kinds to hold; nil with holding: all
 	holding bool        // guarded by mu
 	held    []*faultyOp // guarded by mu
+	delays  []delay     // guarded by mu: the first that matches counts
+	delayed []*faultyOp // guarded by mu
 	closed  bool        // guarded by mu
 }
 
@@ -33,12 +36,19 @@ type failure struct {
 	err   error
 }
 
+// A delay is a demand for ops to take longer.
+type delay struct {
+	kinds []Kind // empty: all
+	by    time.Duration
+}
+
 // A faultyOp is an op on its way through: what the device behind gets is a
 // copy, so that its end passes here.
 type faultyOp struct {
 	outer *Op
 	inner Op
 	task  shard.Task
+	timer shard.Timer // of one that is delayed; armed on its shard
 }
 
 type (
@@ -70,6 +80,18 @@ func (f *Faulty) Hold(kinds ...Kind) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.holding, f.holds = true, kinds
+}
+
+// Delay has ops of the given kinds, or all, wait for so long, from now on,
+// before they are passed on. Zero ends that; an earlier demand for the same kinds
+// counts no more.
+func (f *Faulty) Delay(by time.Duration, kinds ...Kind) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.delays = slices.DeleteFunc(f.delays, func(d delay) bool { return slices.Equal(d.kinds, kinds) })
+	if by > 0 {
+		f.delays = append(f.delays, delay{kinds, by})
+	}
 }
 
 // Held returns how many ops are held.
@@ -132,16 +154,48 @@ func (f *Faulty) Submit(op *Op) {
 		f.changed.Broadcast()
 		return
 	}
+	if i := slices.IndexFunc(f.delays, func(d delay) bool { return matches(d.kinds, op.Kind) }); i >= 0 {
+		by := f.delays[i].by
+		f.delayed = append(f.delayed, o)
+		f.mu.Unlock()
+		o.timer.Fn = func() {
+			if f.undelay(o) {
+				f.dev.Submit(&o.inner)
+			}
+		}
+		op.Shard.Arm(&o.timer, op.Shard.Now()+by)
+		return
+	}
 	f.mu.Unlock()
 	f.dev.Submit(&o.inner)
 }
 
+// undelay takes o out of those that are delayed, and reports whether it was
+// there.
+func (f *Faulty) undelay(o *faultyOp) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.Index(f.delayed, o)
+	if i >= 0 {
+		f.delayed = slices.Delete(f.delayed, i, i+1)
+	}
+	return i >= 0
+}
+
 func matches(kinds []Kind, k Kind) bool { return len(kinds) == 0 || slices.Contains(kinds, k) }
 
-// Cancel takes back an op that is held; see [Canceler].
+// Cancel takes back an op that is held or delayed; see [Canceler].
 func (f *Faulty) Cancel(op *Op) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for i, o := range f.delayed {
+		if o.outer == op {
+			f.delayed = slices.Delete(f.delayed, i, i+1)
+			op.Shard.Disarm(&o.timer)
+			f.ops.Done()
+			return true
+		}
+	}
 	for i, o := range f.held {
 		if o.outer == op {
 			f.held = slices.Delete(f.held, i, i+1)
@@ -166,12 +220,23 @@ func (f *Faulty) failLocked(k Kind) error {
 	return nil
 }
 
-// Close passes on what is held, waits for it and closes the device behind; see
-// [Device].
+// Close passes on what is held or delayed, waits for it and closes the device
+// behind; see [Device].
 func (f *Faulty) Close() error {
 	f.mu.Lock()
 	f.closed = true
+	delayed := f.delayed
+	f.delayed = nil
 	f.mu.Unlock()
+	for _, o := range delayed {
+		o.task.Fn = func() {
+			o.outer.Shard.Disarm(&o.timer)
+			f.dev.Submit(&o.inner)
+		}
+		if !o.outer.Shard.Post(&o.task) {
+			f.ops.Done() // as in Release
+		}
+	}
 	f.Release()
 	f.ops.Wait()
 	return f.dev.Close()
