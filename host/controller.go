@@ -44,6 +44,10 @@ type Controller struct {
 	calls  sync.Pool // of *call
 	next   atomic.Uint32
 	checks atomic.Uint32 // of the keep alive
+	alive  struct {      // of Keep Alives that were answered
+		answered atomic.Uint64
+		longest  atomic.Int64
+	}
 	events events
 	ana    atomic.Pointer[map[uint32]nvme.ANAState] // by group; nil: not reported
 
@@ -156,6 +160,13 @@ func (c *Controller) Reconnects() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reconnects
+}
+
+// KeepAlives returns how many Keep Alives were answered, and the longest time
+// that one took. That time is out of the KATO that there was for it. A
+// controller that counts any traffic gets none while there is some.
+func (c *Controller) KeepAlives() (answered uint64, longest time.Duration) {
+	return c.alive.answered.Load(), time.Duration(c.alive.longest.Load())
 }
 
 // Info returns what the controller said when it was connected last.

@@ -71,6 +71,9 @@ func (k *keepAlive) answered() {
 		s.fail(fmt.Errorf("%w: Keep Alive: %w", ErrLost, err))
 		return
 	}
+	alive := &s.ctrl.alive // sessions follow one another: one writer at a time
+	alive.answered.Add(1)
+	alive.longest.Store(max(alive.longest.Load(), int64(s.adminQueue.shard.Now()-k.sent)))
 	s.traffic() // what the Keep Alive itself left
 	s.adminQueue.shard.Arm(&k.timer, k.sent+k.period)
 }

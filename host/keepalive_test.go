@@ -64,6 +64,9 @@ func TestKeepAlive(t *testing.T) {
 			if !slices.Equal(at, idle) {
 				t.Errorf("TBKAS %v: idle Keep Alives at %v, want %v", tbkas, at, idle)
 			}
+			if n, longest := c.KeepAlives(); n != uint64(len(at)) || longest != 0 {
+				t.Errorf("%d Keep Alives were answered, after %v at most; %d were sent", n, longest, len(at))
+			}
 			at = nil
 			for range 60 { // busy
 				time.Sleep(500 * time.Millisecond)

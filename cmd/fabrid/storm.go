@@ -54,6 +54,8 @@ func (p *program) stormCommand() *cobra.Command {
 			"target. Each host has an address, a node GUID and a name of its own. A cycle is the admin queue\n" +
 			"(connection, Connect, CC.EN, CSTS.RDY, Set Features), the I/O queues, and the leave. A host that\n" +
 			"is refused tries again at once, or when it is its turn with --rate.\n\n" +
+			"--rate counts hosts, not queues: each is a connection of an admin queue and, if it is let in,\n" +
+			"--queues more. With --queues 4 a rate of 200 is 1,000 connections of queues in a second.\n\n" +
 			"Refusals and failures are what it counts: the exit code is 1 only if no host got anywhere. SIGINT or\n" +
 			"SIGTERM has the hosts leave, with the report.",
 		Example: "  fabrid storm -a 127.0.0.1 --hosts 256 --runtime 10s\n" +
@@ -82,7 +84,7 @@ func (p *program) stormCommand() *cobra.Command {
 	flags.Var(number{&f.hosts, 1, 1 << 16}, "hosts", "hosts")
 	flags.Var(number{&f.queues, 0, load.MaxStormQueues}, "queues", "I/O queues of each host")
 	flags.Var(number{&f.depth, 2, math.MaxUint16}, "depth", "size of an I/O queue")
-	flags.Float64Var(&f.rate, "rate", 0, "hosts that begin to connect in a second, over all of them (default as many as can be)")
+	flags.Float64Var(&f.rate, "rate", 0, "hosts that begin to connect in a second, over all of them; each has an admin queue and\n--queues I/O queues to connect (default as many as can be)")
 	flags.Var(&f.runtime, "runtime", "how long to run")
 	flags.Uint64Var(&f.cycles, "cycles", 0, "end after so many cycles, if that is earlier")
 	flags.Var(&f.hold, "hold", "how long a host stays that has connected all of its queues")

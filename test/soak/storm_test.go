@@ -6,18 +6,25 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fabrid/fabrid/fabric"
+	"github.com/fabrid/fabrid/host"
+	"github.com/fabrid/fabrid/verbs/roce"
 )
 
 // What the target of the storms may hold, and what its process may be beyond
@@ -162,6 +169,48 @@ func (s *server) mustRead() reading {
 	return r
 }
 
+// kato is how long hosts that behave may be unheard: half of it is to be spare.
+const kato = 5 * time.Second
+
+// An idler is a good host without I/O, which is kept alive by Keep Alives alone.
+type idler struct {
+	node *fabric.Node
+	ctrl *host.Controller
+}
+
+func (s *server) idle() *idler {
+	s.t.Helper()
+	fail := func(err error) {
+		s.t.Helper()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	remote := netip.MustParseAddrPort("127.0.0.1:4420")
+	node, err := fabric.NewNode(fabric.Config{})
+	fail(err)
+	dev, err := node.OpenRoCETo(remote.Addr(), roce.Config{})
+	fail(err)
+	dialer, err := dev.Dialer()
+	fail(err)
+	ctrl, err := host.Connect(s.t.Context(), host.Config{Dialer: dialer, Remote: remote, NQN: nqn, NrIOQueues: 1, KATO: kato})
+	fail(err)
+	return &idler{node, ctrl}
+}
+
+// leave returns how many Keep Alives were answered, and after how long at most.
+func (i *idler) leave(t *testing.T) (answered uint64, longest time.Duration) {
+	t.Helper()
+	answered, longest = i.ctrl.KeepAlives()
+	if n := i.ctrl.Reconnects(); n != 0 {
+		t.Errorf("the idle host lost its connection %d times: %v", n, i.ctrl.Cause())
+	}
+	if err := errors.Join(i.ctrl.Disconnect(context.Background()), i.node.Close(context.Background())); err != nil {
+		t.Errorf("the idle host: %v", err)
+	}
+	return answered, longest
+}
+
 // what a target holds when nobody is connected, beside its queues.
 var held = []string{"go_goroutines", "process_open_fds"}
 
@@ -207,10 +256,12 @@ type result struct {
 	VerifyErrors uint64 `json:"verify_errors"`
 	Read         struct {
 		IOPS    float64
-		Latency struct{ P50, P99 float64 } `json:"lat_us"`
+		Latency struct{ P50, P99, Max float64 } `json:"lat_us"`
 	}
 	// storm
 	Attempts, Connected, Refused, Failed uint64
+	QueuesConnected                      uint64                          `json:"queues_connected"`
+	RuntimeMS                            float64                         `json:"runtime_ms"`
 	CyclesSec                            float64                         `json:"cycles_s"`
 	Connect                              struct{ P50, P99, Max float64 } `json:"connect_us"`
 	Cycle                                struct{ P50, P99, Max float64 } `json:"cycle_us"`
@@ -231,16 +282,39 @@ func (p program) storm(d time.Duration, args ...string) *run {
 	return p.start(append([]string{"storm", "-a", "127.0.0.1", "-n", nqn, "--runtime", d.String(), "--json"}, args...)...)
 }
 
-// weather is a storm with the good host in it.
-type weather struct{ storm, good result }
+// weather is a storm with good hosts in it: one that reads, and one that is idle.
+type weather struct {
+	storm, good result
+	most        struct{ queues, charged, resident float64 } // of the target
+	wrong       uint64                                      // refusals that are not as they should be
+	keepAlives  uint64                                      // of the idle host
+	longest     time.Duration                               // until the answer to one of them
+}
+
+// forecast is the table of all storms, one a line.
+func forecast(t *testing.T, quiet result) {
+	t.Logf("%-20s %9s %9s %8s %8s %7s %5s %6s %6s %8s %8s %9s %5s %8s %5s %9s %6s %9s", "", "hosts/s", "queues/s",
+		"connected", "refused", "wrongly", "failed", "p50 ms", "p99 ms", "queues", "MiB", "resident", "ratio", "p99 us", "ratio", "max ms", "KAs", "longest")
+	t.Logf("%-20s %97s %8s %9s %5.2f %8.0f %5.2f %9.1f", "quiet", "", "", "", 1.0, quiet.Read.Latency.P99, 1.0, quiet.Read.Latency.Max/1e3)
+}
+
+func (w *weather) log(t *testing.T, name string, quiet result) {
+	sec := w.storm.RuntimeMS / 1e3
+	t.Logf("%-20s %9.0f %9.0f %8d %8d %7d %5d %6.1f %6.1f %8.0f %8.0f %9.0f %5.2f %8.0f %5.2f %9.1f %6d %9v", name,
+		float64(w.storm.Attempts)/sec, float64(w.storm.QueuesConnected)/sec, w.storm.Connected, w.storm.Refused, w.wrong, w.storm.Failed,
+		w.storm.Connect.P50/1e3, w.storm.Connect.P99/1e3, w.most.queues, w.most.charged/(1<<20), w.most.resident/(1<<20),
+		w.good.Read.IOPS/quiet.Read.IOPS, w.good.Read.Latency.P99, w.good.Read.Latency.P99/quiet.Read.Latency.P99, w.good.Read.Latency.Max/1e3,
+		w.keepAlives, w.longest.Round(time.Microsecond))
+}
 
 // blow lets a storm go on while the good host works, and watches the target.
-func (s *server) blow(name string, d time.Duration, args ...string) (w weather) {
+func (s *server) blow(name string, d time.Duration, quiet result, args ...string) (w weather) {
 	t := s.t
 	t.Helper()
+	idle := s.idle()
 	good := s.bench(d + time.Second)
 	storm := s.storm(d, args...)
-	rss, over := 0.0, make(chan struct{})
+	over := make(chan struct{})
 	watched := make(chan error, 1)
 	go func() {
 		for {
@@ -255,29 +329,37 @@ func (s *server) blow(name string, d time.Duration, args ...string) (w weather) 
 				watched <- err
 				return
 			}
-			rss = max(rss, r["process_resident_memory_bytes"])
+			w.most.resident = max(w.most.resident, r["process_resident_memory_bytes"])
 		}
 	}()
 	storm.end(t, &w.storm)
+	w.keepAlives, w.longest = idle.leave(t)
 	good.end(t, &w.good)
 	close(over)
 	if err := <-watched; err != nil {
 		t.Errorf("%s: metrics: %v", name, err)
 	}
 	r := s.mustRead()
-	t.Logf("%-22s %7d attempts, %7d connected, %7d refused, %d failed, %5.0f cycles/s, connect p50 %.1f ms, p99 %.1f ms; at most %.0f queues, %.0f MiB charged, %.0f MiB resident; good host %.0f IOPS, p99 %.0f us",
-		name, w.storm.Attempts, w.storm.Connected, w.storm.Refused, w.storm.Failed, w.storm.CyclesSec, w.storm.Connect.P50/1000, w.storm.Connect.P99/1000,
-		r["fabrid_budget_queues_most"], r["fabrid_budget_memory_most_bytes"]/(1<<20), rss/(1<<20), w.good.Read.IOPS, w.good.Read.Latency.P99)
-	if r["fabrid_budget_queues_most"] > maxQueues || r["fabrid_budget_memory_most_bytes"] > memoryBudget {
-		t.Errorf("%s: %v queues and %v bytes were charged at most", name, r["fabrid_budget_queues_most"], r["fabrid_budget_memory_most_bytes"])
-	}
-	if rss > memoryBudget+namespace+beyond {
-		t.Errorf("%s: %.0f MiB resident", name, rss/(1<<20))
-	}
+	w.most.queues, w.most.charged = r["fabrid_budget_queues_most"], r["fabrid_budget_memory_most_bytes"]
 	for _, f := range w.storm.Refusals {
 		if f.Reason != 28 || f.Status != 6 {
+			w.wrong += f.Count
 			t.Errorf("%s: %d times: %s: REJ reason %d status %d, %s", name, f.Count, f.Step, f.Reason, f.Status, f.What)
 		}
+	}
+	w.log(t, name, quiet)
+	if w.most.queues > maxQueues || w.most.charged > memoryBudget {
+		t.Errorf("%s: %v queues and %v bytes were charged at most", name, w.most.queues, w.most.charged)
+	}
+	if w.most.resident > memoryBudget+namespace+beyond {
+		t.Errorf("%s: %.0f MiB resident", name, w.most.resident/(1<<20))
+	}
+	// The longest read bounds how long nothing was heard: 32 were always out.
+	if silent := time.Duration(w.good.Read.Latency.Max * float64(time.Microsecond)); silent > kato/2 || w.longest > kato/2 {
+		t.Errorf("%s: a read took %v and a Keep Alive %v, of a KATO of %v", name, silent, w.longest, kato)
+	}
+	if d > kato && w.keepAlives == 0 {
+		t.Errorf("%s: no Keep Alive in %v", name, d)
 	}
 	if w.good.Errors != 0 || w.good.VerifyErrors != 0 {
 		t.Errorf("%s: the good host had %d errors, %d of them of verification", name, w.good.Errors, w.good.VerifyErrors)
@@ -285,38 +367,54 @@ func (s *server) blow(name string, d time.Duration, args ...string) (w weather) 
 	return w
 }
 
+// thousand is who comes.
+var thousand = []string{"--hosts", "1000", "--queues", "4"}
+
+// calm serves, and has the good host measured before any storm.
+func calm(t *testing.T) (s *server, quiet result, before reading) {
+	t.Helper()
+	s = build(t).serve("--max-queues", strconv.Itoa(maxQueues), "--memory-budget", strconv.Itoa(memoryBudget), "--use-srq")
+	s.bench(seconds(t)/4).end(t, &quiet)
+	t.Logf("quiet: good host %.0f IOPS; bounds: %d queues, %d MiB charged, %d MiB resident", quiet.Read.IOPS, maxQueues, memoryBudget>>20, (memoryBudget+namespace+beyond)>>20)
+	s.settle(reading{"go_goroutines": 1e9, "process_open_fds": 1e9, "fabrid_budget_memory_used_bytes": 1e18}, 10*time.Second)
+	forecast(t, quiet)
+	return s, quiet, s.mustRead()
+}
+
 // Storms of a thousand hosts cannot have more than the budget, are refused with
 // a word, leave nothing behind, and leave the host that behaves its I/O.
 func TestSoakStorm(t *testing.T) {
-	s := build(t).serve("--max-queues", strconv.Itoa(maxQueues), "--memory-budget", strconv.Itoa(memoryBudget), "--use-srq")
+	s, quiet, before := calm(t)
 	d := seconds(t)
-	var quiet result
-	s.bench(d/4).end(t, &quiet)
-	t.Logf("quiet: good host %.0f IOPS, p99 %.0f us", quiet.Read.IOPS, quiet.Read.Latency.P99)
-	s.settle(reading{"go_goroutines": 1e9, "process_open_fds": 1e9, "fabrid_budget_memory_used_bytes": 1e18}, 10*time.Second)
-	before := s.mustRead()
-	thousand := []string{"--hosts", "1000", "--queues", "4"}
-
-	full := s.blow("full rate", d, thousand...)
-	s.settle(before, 10*time.Second)
-	rated := s.blow("1,000 connects/s", d, append(thousand, "--rate", "1000")...)
-	s.settle(before, 10*time.Second)
-	for name, w := range map[string]weather{"full rate": full, "1,000 connects/s": rated} {
+	storms := make(map[string]weather)
+	for _, c := range []struct{ name, rate string }{
+		{"full rate", "0"},
+		{"1,000 queues/s", "200"}, // of 1+4 each
+		{"1,000 hosts/s", "1000"},
+	} {
+		w := s.blow(c.name, d, quiet, append(slices.Clone(thousand), "--rate", c.rate)...)
+		s.settle(before, 10*time.Second)
 		if w.storm.Connected == 0 || w.storm.Failed != 0 {
-			t.Errorf("%s: %d connected, %d failed: %s", name, w.storm.Connected, w.storm.Failed, w.storm.FirstFailure)
+			t.Errorf("%s: %d connected, %d failed: %s", c.name, w.storm.Connected, w.storm.Failed, w.storm.FirstFailure)
 		}
+		storms[c.name] = w
 	}
-	if got := rated.good.Read.IOPS / quiet.Read.IOPS; got < 0.7 {
-		t.Errorf("at 1,000 connects/s the good host had %.2f of its quiet throughput, want 0.7", got)
+	rated := storms["1,000 queues/s"].good.Read
+	if got := rated.IOPS / quiet.Read.IOPS; got < 0.7 {
+		t.Errorf("at 1,000 queues/s the good host had %.2f of its quiet throughput, want 0.7", got)
 	}
-	if got := rated.good.Read.Latency.P99 / quiet.Read.Latency.P99; got > 3 {
-		t.Errorf("at 1,000 connects/s the good host's p99 was %.1f times the quiet one, want 3", got)
+	if got := rated.Latency.P99 / quiet.Read.Latency.P99; got > 3 {
+		t.Errorf("at 1,000 queues/s the good host's p99 was %.1f times the quiet one, want 3", got)
 	}
+}
 
-	// What vanishes is found by the longest of the target's deadlines.
+// The same of hosts that vanish, at each stage on their way in. What vanishes is
+// found by the longest of the target's deadlines.
+func TestSoakAborts(t *testing.T) {
+	s, quiet, before := calm(t)
 	const deadlines = 75 * time.Second
 	for _, stage := range []string{"req", "rep", "rtu", "connect", "set-features", "between-queues", "live", "random"} {
-		s.blow("abort at "+stage, d/6, append(thousand, "--rate", "500", "--abort-at", stage, "--vanish", "1")...)
+		s.blow("abort at "+stage, seconds(t)/6, quiet, append(slices.Clone(thousand), "--rate", "500", "--abort-at", stage, "--vanish", "1")...)
 		s.settle(before, deadlines)
 	}
 }
