@@ -66,7 +66,9 @@ interop:
 matrix:
 	test/interop/run matrix
 
-# A virtual day of hosts that come and go, through loss and restarts, and any two causes of a queue's end at once.
+# A virtual day of hosts that come and go, through loss and restarts, any two causes of a queue's end at once, and storms
+# of a thousand hosts, which measure: keep the machine quiet.
 .PHONY: soak
 soak:
 	$(GO) test -run 'TestTwoCauses|TestScenarios' -timeout 2h ./test/sim -soak
+	$(GO) test -tags soak -v -timeout 2h ./test/soak
