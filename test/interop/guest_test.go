@@ -83,7 +83,7 @@ const dmesg = "dmesg -x | sed '1,/LAB-READY/d'\n"
 // which did come back. A reset is asked for by the tests alone.
 var (
 	trouble  = regexp.MustCompile(`^\w+ *:(emerg|alert|crit|err) |^\w+ *:warn .*(nvme|rdma|rxe|infiniband|EXT4|I/O)|(?i)reconnect|error recovery|time(d )?out|WARNING:`)
-	expected = regexp.MustCompile(`resetting controller$|long keepalive RTT`)
+	expected = regexp.MustCompile(`resetting controller$|long keepalive RTT|enabling unsafe global rkey`)
 )
 
 // quiet checks that the guest's kernel has had nothing to complain of.

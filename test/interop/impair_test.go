@@ -42,7 +42,11 @@ func TestFaultBadNetwork(t *testing.T) {
 
 			host.must(time.Minute, "modprobe -r nvme-rdma && modprobe nvme-rdma")
 			host.connect()
-			host.impairedIO("out", usual) // with reconnects
+			// With reconnects, ten seconds each.
+			host.must(time.Minute, fmt.Sprintf("impair out %q", impairment))
+			out := host.must(ioTime(t)+3*time.Minute, load{"--bs=4k", 4 << 10, 4}.fio(host.device, ioTime(t))+" && cat /tmp/fio.json")
+			host.verified(load{most: 256 << 10, depth: 1 << 10}, out)
+			host.must(time.Minute, "impair off")
 			host.disconnect()
 			target.noQueues()
 			target.stop()
