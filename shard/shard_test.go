@@ -54,6 +54,60 @@ func TestPostsRunInOrder(t *testing.T) {
 	}
 }
 
+// However many tasks there are, timers and descriptors have their turn between
+// them, and what they lead to is flushed.
+func TestManyTasksTakeTurns(t *testing.T) {
+	s := start(t, Config{})
+	var event [2]int
+	if err := unix.Pipe2(event[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(event[0])
+	defer unix.Close(event[1])
+	ran := 0
+	timerAt, readyAt, flushedAt := 0, 0, 0
+	timer := Timer{Fn: func() { timerAt = ran }}
+	flusher := Flusher{Fn: func() { flushedAt = ran }}
+	var id int
+	tasks := make([]Task, 20*inboxQuantum)
+	for i := range tasks {
+		tasks[i].Fn = func() { ran++ }
+	}
+	if err := s.Run(func() {
+		var err error
+		if id, err = s.Add(event[0], Readable, func(uint32) {
+			if readyAt == 0 {
+				readyAt = ran
+				s.Flush(&flusher)
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+		for i := range tasks {
+			s.Post(&tasks[i])
+		}
+		s.Arm(&timer, s.Now())
+		if _, err := unix.Write(event[1], []byte{1}); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(func() {
+		if err := s.Remove(id); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if ran != len(tasks) {
+		t.Errorf("%d of %d tasks ran", ran, len(tasks))
+	}
+	if most := 2 * inboxQuantum; timerAt > most || readyAt > most || flushedAt > most {
+		t.Errorf("a timer fired after %d tasks, a descriptor was seen after %d, a flush was made after %d; want %d at most", timerAt, readyAt, flushedAt, most)
+	}
+}
+
 func TestPostOfAPostedTaskIsOneRun(t *testing.T) {
 	s := start(t, Config{})
 	runs := 0
