@@ -9,8 +9,11 @@ import (
 	"github.com/fabrid/fabrid/shard"
 )
 
-// maxNamespaces bounds what a controller can make us remember.
-const maxNamespaces = 1 << 16
+// Bounds of what a controller can make us remember.
+const (
+	maxNamespaces = 1 << 16
+	maxWarnings   = 16 // of one scan
+)
 
 func isCommandError(err error) bool {
 	_, ok := errors.AsType[*CommandError](err)
@@ -30,6 +33,7 @@ func (s *session) scan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ignored := 0
 	for _, nsid := range nsids {
 		f, err := s.identifyNamespace(ctx, nsid)
 		switch {
@@ -44,10 +48,15 @@ func (s *session) scan(ctx context.Context) error {
 					found[nsid] = n.format.Load()
 				}
 			}
-			s.ctrl.warn(fmt.Errorf("host: namespace %d of %s ignored: %w", nsid, s.ctrl.cfg.NQN, err))
+			if ignored++; ignored <= maxWarnings {
+				s.ctrl.warn(fmt.Errorf("host: namespace %d of %s ignored: %w", nsid, s.ctrl.cfg.NQN, err))
+			}
 		case f != nil:
 			found[nsid] = f
 		}
+	}
+	if ignored > maxWarnings {
+		s.ctrl.warn(fmt.Errorf("host: %d namespaces of %s ignored in all", ignored, s.ctrl.cfg.NQN))
 	}
 	s.found = found
 	return nil

@@ -241,8 +241,12 @@ func readyTimeout(units uint16) time.Duration {
 	return (time.Duration(units) + 1) * 500 * time.Millisecond
 }
 
-// pollCSTS is the time between two looks at CSTS.
-const pollCSTS = 2 * time.Millisecond
+// Bounds of the time between two looks at CSTS, which doubles: a controller may
+// ask for hours.
+const (
+	pollCSTS    = 2 * time.Millisecond
+	maxPollCSTS = 128 * time.Millisecond
+)
 
 // await reads CSTS until it is what is wanted, within a timeout.
 func (s *session) await(ctx context.Context, timeout time.Duration, what string, ok func(nvme.CSTS) bool) error {
@@ -251,7 +255,7 @@ func (s *session) await(ctx context.Context, timeout time.Duration, what string,
 
 // awaitUntil is await with another end of the session.
 func (s *session) awaitUntil(sessionEnd, ctx context.Context, timeout time.Duration, what string, ok func(nvme.CSTS) bool) error {
-	timer := time.NewTimer(pollCSTS)
+	timer, poll := time.NewTimer(pollCSTS), pollCSTS
 	defer timer.Stop()
 	for end := time.Now().Add(timeout); ; {
 		v, err := s.propertyGetUntil(sessionEnd, ctx, nvme.PropertyCSTS)
@@ -268,7 +272,8 @@ func (s *session) awaitUntil(sessionEnd, ctx context.Context, timeout time.Durat
 		case !time.Now().Before(end):
 			return fmt.Errorf("CSTS %#x: not %s within %v", v, what, timeout)
 		}
-		timer.Reset(pollCSTS)
+		timer.Reset(poll)
+		poll = min(2*poll, maxPollCSTS)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
