@@ -226,6 +226,10 @@ func (q *Queue) completed(c *command) {
 	switch err := c.req.Err; {
 	case err != nil:
 		q.interrupted(c, err)
+	case !c.req.Completion.Status.OK() && !q.running:
+		// The session is being torn down, and the controller perhaps disabled: what
+		// it says now is of that, not of the command.
+		q.interrupted(c, fmt.Errorf("%w: %v", transport.ErrQueueDown, c.req.Completion.Status))
 	case !c.req.Completion.Status.OK():
 		q.refused(c, c.req.Completion.Status)
 	default:

@@ -128,6 +128,36 @@ func TestQuiesce(t *testing.T) {
 	})
 }
 
+// What a controller refuses because we have disabled it is sent again.
+func TestQuiesceRefuses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c, l := w.connectLogged(w.config())
+		n := w.namespace(c)
+		w.swallow(2, nvme.IOWrite)
+		data := bytes.Repeat([]byte{3}, 512)
+		one := async(func() error { return n.Write(context.Background(), 0, data) })
+		two := async(func() error { return n.Write(context.Background(), 0, data) }) // on the other queue
+		synctest.Wait()
+		queues := w.dialer.all[1:]
+		w.dialer.set(func() {
+			w.dialer.watch = func(_ uint16, c nvme.Command) {
+				if c.IsFabrics() && c.FCTYPE() == nvme.FabricsPropertySet {
+					w.dialer.set(func() { w.dialer.watch = nil })
+					go func() {
+						_ = queues[0].Shard().Run(func() { queues[0].answer(nvme.CommandSequenceError.WithDNR()) })
+					}()
+					synctest.Wait()
+				}
+			}
+		})
+		w.must(queues[1].Shard().Run(func() { queues[1].Shard().Post(&queues[1].cut) }))
+		l.wait(t, "reconnected")
+		w.must(<-one)
+		w.must(<-two)
+		w.disconnect(c)
+	})
+}
+
 // A controller that does not become not ready is not taken for one that does.
 func TestQuiesceFails(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

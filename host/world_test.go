@@ -294,8 +294,9 @@ type dialer struct {
 	stall bool
 	// lag, if set, runs between the end of a queue's commands and its Down.
 	lag func()
-	// admin is the last admin queue, io the last I/O queue.
+	// admin is the last admin queue, io the last I/O queue, all all.
 	admin, io *faultyQueue
+	all       []*faultyQueue
 }
 
 type dial struct {
@@ -353,6 +354,7 @@ func (d *dialer) Dial(ctx context.Context, p transport.HostQueueParam) (transpor
 		return nil, err
 	}
 	d.set(func() {
+		d.all = append(d.all, q)
 		if p.QID == 0 {
 			d.admin = q
 		} else {
