@@ -47,7 +47,7 @@ func TestAdminErrors(t *testing.T) {
 		{"Identify: no data", identify(nvme.CNSController, 0), nil, length},
 		{"Identify Namespace: NSID 0", identify(nvme.CNSNamespace, 0), page, ns},
 		{"Identify Namespace: all", identify(nvme.CNSNamespace, nvme.NSIDBroadcast), page, ns},
-		{"Identify Namespace: beyond NN", identify(nvme.CNSNamespace, 1025), page, ns},
+		{"Identify Namespace: beyond NN", identify(nvme.CNSNamespace, target.MaxNamespaces+1), page, ns},
 		{"Active: all", identify(nvme.CNSActiveNamespaces, 0xFFFFFFFF), page, ns},
 		{"Active: all but one", identify(nvme.CNSActiveNamespaces, 0xFFFFFFFE), page, ns},
 		{"Descriptors: inactive", identify(nvme.CNSNamespaceDescriptors, 2), page, ns},
@@ -59,6 +59,11 @@ func TestAdminErrors(t *testing.T) {
 
 		{"Get Log: LID", getLog(nvme.LogANA, 4096, nil), page, nvme.InvalidLogPage.WithDNR()},
 		{"Get Log: discovery", getLog(nvme.LogDiscovery, 1024, nil), page[:1024], nvme.InvalidLogPage.WithDNR()},
+		{"Get Log: CSI", log(func(g *nvme.GetLogPageCommand) { g.CSI = nvme.CSIZNS }), page, nvme.InvalidLogPage.WithDNR()},
+		{"Get Log: CSI 255", log(func(g *nvme.GetLogPageCommand) { g.CSI = 255 }), page, nvme.InvalidLogPage.WithDNR()},
+		{"Get Log: NUMDU alone", log(func(g *nvme.GetLogPageCommand) { g.NUMD = 1 << 16 }), page, length},
+		{"Get Log: offset and index", log(func(g *nvme.GetLogPageCommand) { g.OT, g.LPO = true, 1 }), page, field},
+		{"Get Log: offset 1", log(func(g *nvme.GetLogPageCommand) { g.LPO = 1 }), page, field},
 		{"Get Log: namespace", log(func(g *nvme.GetLogPageCommand) { g.NSID = 1 }), page, field},
 		{"Get Log: OT", log(func(g *nvme.GetLogPageCommand) { g.OT = true }), page, field},
 		{"Get Log: offset", log(func(g *nvme.GetLogPageCommand) { g.LPO = 2 }), page, field},
@@ -71,14 +76,33 @@ func TestAdminErrors(t *testing.T) {
 		{"Set Features: FID", setFeature(nvme.FeatureTimestamp, 0), nil, field},
 		{"Set Features: data", setFeature(nvme.FeatureNumberOfQueues, 0), page, length},
 		{"Set Features: save", features(set, nvme.FeaturesCommand{FID: 7, SV: true}), nil, nvme.FeatureNotSaveable.WithDNR()},
+		{"Set Features: save what cannot be changed", features(set, nvme.FeaturesCommand{FID: 2, SV: true}), nil, nvme.FeatureNotSaveable.WithDNR()},
+		{"Set Features: save what is not there", features(set, nvme.FeaturesCommand{FID: nvme.FeatureTimestamp, SV: true}), nil, field},
+		{"Set Features: controller's, of a namespace", features(set, nvme.FeaturesCommand{FID: 11, NSID: 1}), nil, nvme.FeatureNotNamespaceSpecific.WithDNR()},
+		{"Set Features: controller's, of an inactive namespace", features(set, nvme.FeaturesCommand{FID: 11, NSID: 2}), nil, nvme.FeatureNotNamespaceSpecific.WithDNR()},
+		{"Set Features: controller's, NSID beyond NN", features(set, nvme.FeaturesCommand{FID: 11, NSID: target.MaxNamespaces + 1}), nil, ns},
+		{"Set Features: namespace's, NSID 0", features(set, nvme.FeaturesCommand{FID: 5}), nil, ns},
+		{"Set Features: namespace's, inactive", features(set, nvme.FeaturesCommand{FID: 5, NSID: 2}), nil, ns},
+		{"Set Features: error recovery", features(set, nvme.FeaturesCommand{FID: 5, NSID: 1, CDW11: 1}), nil, nvme.FeatureNotChangeable.WithDNR()},
+		{"Set Features: error recovery of all", features(set, nvme.FeaturesCommand{FID: 5, NSID: nvme.NSIDBroadcast, CDW11: 1}), nil, nvme.FeatureNotChangeable.WithDNR()},
+		{"Set Features: write atomicity", setFeature(nvme.FeatureWriteAtomicity, 2), nil, field},
 		{"Set Features: queues", setFeature(nvme.FeatureNumberOfQueues, 0xFFFF), nil, field},
 		{"Set Features: completion queues", setFeature(nvme.FeatureNumberOfQueues, 0xFFFF0000), nil, field},
 		{"Set Features: events", setFeature(nvme.FeatureAsyncEventConfig, 0x900), nil, field},
+		{"Set Features: host identifier without data", setFeature(nvme.FeatureHostIdentifier, 1), nil, nvme.CommandSequenceError.WithDNR()},
 		{"Set Features: host identifier", setFeature(nvme.FeatureHostIdentifier, 1), page[:16], nvme.CommandSequenceError.WithDNR()},
 		{"Set Features: power state", setFeature(nvme.FeaturePowerManagement, 1), nil, nvme.FeatureNotChangeable.WithDNR()},
 		{"Set Features: write cache that is not there", setFeature(nvme.FeatureVolatileWriteCache, 0), nil, field},
 		{"Get Features: FID", getFeature(nvme.FeatureTimestamp, 0), nil, field},
-		{"Get Features: SEL", features(get, nvme.FeaturesCommand{FID: 7, SEL: nvme.SELSaved}), nil, field},
+		{"Get Features: SEL 4", features(get, nvme.FeaturesCommand{FID: 7, SEL: 4}), nil, field},
+		{"Get Features: SEL 7", features(get, nvme.FeaturesCommand{FID: 7, SEL: 7}), nil, field},
+		{"Get Features: SEL of a feature that is not there", features(get, nvme.FeaturesCommand{FID: nvme.FeatureTimestamp, SEL: nvme.SELCapabilities}), nil, field},
+		{"Get Features: data for capabilities", features(get, nvme.FeaturesCommand{FID: 7, SEL: nvme.SELCapabilities}), page, length},
+		{"Get Features: controller's, NSID beyond NN", features(get, nvme.FeaturesCommand{FID: 7, NSID: target.MaxNamespaces + 1}), nil, ns},
+		{"Get Features: namespace's, NSID 0", features(get, nvme.FeaturesCommand{FID: 5}), nil, ns},
+		{"Get Features: namespace's, inactive", features(get, nvme.FeaturesCommand{FID: 5, NSID: 2}), nil, ns},
+		{"Get Features: namespace's, all", features(get, nvme.FeaturesCommand{FID: 5, NSID: nvme.NSIDBroadcast}), nil, ns},
+		{"Get Features: temperature threshold of a third kind", getFeature(nvme.FeatureTemperatureThreshold, 2<<20), nil, field},
 		{"Get Features: 64-bit host identifier", getFeature(nvme.FeatureHostIdentifier, 0), page[:8], field},
 		{"Get Features: data", getFeature(nvme.FeatureNumberOfQueues, 0), page, length},
 		{"Get Features: temperature sensor", getFeature(nvme.FeatureTemperatureThreshold, 1<<16), nil, field},
@@ -139,7 +163,7 @@ func TestFeatures(t *testing.T) {
 	}{
 		{nvme.FeatureArbitration, 0, 7}, {nvme.FeaturePowerManagement, 0, 0}, {nvme.FeatureTemperatureThreshold, 0, 0xFFFF},
 		{nvme.FeatureTemperatureThreshold, 1 << 20, 1 << 20},
-		{nvme.FeatureErrorRecovery, 0, 0}, {nvme.FeatureNumberOfQueues, 0, 3 | 3<<16}, {nvme.FeatureWriteAtomicity, 0, 0},
+		{nvme.FeatureNumberOfQueues, 0, 3 | 3<<16}, {nvme.FeatureWriteAtomicity, 0, 0},
 		{nvme.FeatureAsyncEventConfig, 0, 0}, {nvme.FeatureKeepAliveTimer, 0, 0},
 	} {
 		if got := q.ok(getFeature(tt.fid, tt.arg), nil).Result; got != tt.want {
@@ -394,5 +418,50 @@ func TestAERsAreNoErrors(t *testing.T) {
 			t.Errorf("%s: %+v, before %+v", name, n, before)
 		}
 		w.close()
+	}
+}
+
+// What each command counts for.
+func TestSMART(t *testing.T) {
+	w := newWorld(t, target.Config{}, nil)
+	defer w.close()
+	h := w.enable(nil)
+	q := h.io(1, nil)
+	page := func() nvme.SMARTLog {
+		return parse[nvme.SMARTLog](t, h.admin.page(getLog(nvme.LogSMART, 512, nil), 512))
+	}
+	const unit, blocks = 512_000, 1000 // of 512 bytes: a data unit
+	buf := make([]byte, unit)
+	source, from := copyCmd(1000, nvme.CopyRange{NLB: blocks - 1})
+	for _, tt := range []struct {
+		name                          string
+		c                             nvme.Command
+		data                          []byte
+		unitsR, unitsW, reads, writes uint64
+	}{
+		{name: "read", c: rw(nvme.IORead, 1, 0, blocks-1), data: buf, unitsR: 1, reads: 1},
+		{name: "compare", c: rw(nvme.IOCompare, 1, 0, blocks-1), data: buf, unitsR: 1, reads: 1},
+		{name: "verify", c: rw(nvme.IOVerify, 1, 0, blocks-1), unitsR: 1},
+		{name: "write", c: rw(nvme.IOWrite, 1, 0, blocks-1), data: buf, unitsW: 1, writes: 1},
+		{name: "copy", c: source, data: from, unitsW: 1, reads: 1, writes: 1},
+		{name: "write zeroes", c: rw(nvme.IOWriteZeroes, 1, 0, blocks-1)},
+		{name: "write uncorrectable", c: rw(nvme.IOWriteUncorrectable, 1, 2000, 0)},
+		{name: "deallocate", c: dsm(0, nvme.DSMAD), data: ranges(nvme.DSMRange{NLB: blocks})},
+		{name: "flush", c: cmd(func(c nvme.Command) { c.PutFlush(1) })},
+	} {
+		before := page()
+		q.ok(tt.c, tt.data)
+		after := page()
+		got := [4]uint64{
+			after.DataUnitsRead.Lo - before.DataUnitsRead.Lo, after.DataUnitsWritten.Lo - before.DataUnitsWritten.Lo,
+			after.HostReads.Lo - before.HostReads.Lo, after.HostWrites.Lo - before.HostWrites.Lo,
+		}
+		if want := [4]uint64{tt.unitsR, tt.unitsW, tt.reads, tt.writes}; got != want {
+			t.Errorf("%s: units read, written, reads, writes %v, want %v", tt.name, got, want)
+		}
+	}
+	q.fails(rw(nvme.IORead, 1, 2000, 0), buf[:512], nvme.UnrecoveredReadError.WithDNR())
+	if s := page(); s.MediaErrors.Lo != 1 || s.CriticalWarning != 0 || s.AvailableSpare != 100 || s.PowerCycles.Lo != 1 {
+		t.Errorf("%+v", s)
 	}
 }

@@ -35,7 +35,7 @@ type events struct {
 	config  nvme.AsyncEventConfig
 	pending [numEvents]bool
 	masked  [numEvents]bool
-	changed []uint32 // namespaces, for the Changed Attached Namespace List; ascending
+	changed []uint32 // namespaces, for the Changed Attached Namespace List; ascending; one too many stands for all
 }
 
 // reset forgets what a controller forgets when it is disabled.
@@ -70,7 +70,7 @@ func (e *events) raise(event nvme.AsyncEvent) {
 // goroutine.
 func (c *controller) namespaceChanged(nsid uint32) {
 	c.mu.Lock()
-	if i, found := slices.BinarySearch(c.events.changed, nsid); !found {
+	if i, found := slices.BinarySearch(c.events.changed, nsid); !found && len(c.events.changed) <= nvme.MaxNamespaceList {
 		c.events.changed = slices.Insert(c.events.changed, i, nsid)
 	}
 	c.events.raise(nvme.EventNamespaceChanged)
@@ -109,29 +109,30 @@ func (c *controller) deliver() {
 		if !ok {
 			return
 		}
-		rq := c.takeAER(0)
+		rq := c.aers[0]
+		c.takeAER(rq)
 		rq.result = uint64(event)
 		rq.complete(nil)
 	}
 }
 
-func (c *controller) takeAER(i int) *request {
-	rq := c.aers[i]
+func (c *controller) takeAER(rq *request) {
+	i := slices.Index(c.aers, rq)
 	c.aers = slices.Delete(c.aers, i, i+1)
-	return rq
+	rq.stage = stageCore
 }
 
 // failAERs completes the Asynchronous Event Requests that wait. On the admin
 // queue's shard.
 func (c *controller) failAERs(s nvme.Status) {
 	for len(c.aers) > 0 {
-		c.recallAER(0, s)
+		c.recallAER(c.aers[0], s)
 	}
 }
 
 // recallAER completes one that waits without an event.
-func (c *controller) recallAER(i int, s nvme.Status) {
-	rq := c.takeAER(i)
+func (c *controller) recallAER(rq *request, s nvme.Status) {
+	c.takeAER(rq)
 	rq.recalled = true
 	rq.complete(s)
 }
@@ -143,26 +144,7 @@ func (rq *request) asyncEventRequest() {
 		rq.complete(nvme.AsyncEventLimitExceeded.WithDNR())
 		return
 	}
+	rq.stage = stageEvent
 	c.aers = append(c.aers, rq)
 	c.deliver()
-}
-
-// abort is Abort. Of the commands that can be outstanding when it runs, those
-// that wait for an event are the ones that it can still stop; bit 0 of the
-// result says that it did not [Base 5.1.1].
-func (rq *request) abort() error {
-	sqid, cid := rq.r.Command.Abort()
-	c := rq.q.ctrl
-	rq.result = 1
-	if sqid != 0 {
-		return nil
-	}
-	for i, aer := range c.aers {
-		if aer.r.Command.CID() == cid {
-			rq.result = 0
-			c.recallAER(i, nvme.AbortRequested)
-			break
-		}
-	}
-	return nil
 }

@@ -20,10 +20,13 @@ type command struct {
 	run   func(*request) error
 	start func(*request)
 
+	// step carries out the next step of a command that has several; done is
+	// called when the op of one has succeeded. Without done the command ends with
+	// its op.
+	step, done func(*request)
+
 	// always: also when the controller is not ready.
 	always bool
-
-	lba bool // dwords 10 and 11 are SLBA
 
 	// effects is what the Commands Supported and Effects log says.
 	effects nvme.CommandEffects
@@ -49,7 +52,7 @@ const (
 var adminCommands = [256]command{
 	nvme.AdminGetLogPage:        {name: "Get Log Page", dir: toHost, size: (*request).logSize, run: (*request).getLogPage, effects: csupp},
 	nvme.AdminIdentify:          {name: "Identify", dir: toHost, size: (*request).identifySize, run: (*request).identify, effects: csupp},
-	nvme.AdminAbort:             {name: "Abort", dir: noData, run: (*request).abort, effects: csupp},
+	nvme.AdminAbort:             {name: "Abort", dir: noData, start: (*request).abort, effects: csupp},
 	nvme.AdminSetFeatures:       {name: "Set Features", dir: fromHost, size: (*request).setFeaturesSize, run: (*request).setFeatures, effects: csupp},
 	nvme.AdminGetFeatures:       {name: "Get Features", dir: toHost, size: (*request).getFeaturesSize, run: (*request).getFeatures, effects: csupp},
 	nvme.AdminAsyncEventRequest: {name: "Asynchronous Event Request", dir: noData, start: (*request).asyncEventRequest, effects: csupp},
@@ -69,12 +72,19 @@ var discoveryCommands = [256]command{
 
 // ioCommands is what an I/O queue takes.
 var ioCommands = [256]command{
-	nvme.IOFlush:             {name: "Flush", dir: noData, size: (*request).flushSize, start: (*request).flush, effects: csupp},
-	nvme.IOWrite:             {name: "Write", dir: fromHost, lba: true, size: (*request).writeSize, start: (*request).write, effects: changes},
-	nvme.IORead:              {name: "Read", dir: toHost, lba: true, size: (*request).readSize, start: (*request).read, effects: csupp},
-	nvme.IOCompare:           {name: "Compare", dir: fromHost, lba: true, size: (*request).readSize, start: (*request).compare, effects: csupp},
-	nvme.IOWriteZeroes:       {name: "Write Zeroes", dir: noData, lba: true, size: (*request).writeZeroesSize, start: (*request).writeZeroes, effects: changes},
-	nvme.IODatasetManagement: {name: "Dataset Management", dir: fromHost, size: (*request).dsmSize, more: true, most: dsmMost, start: (*request).dsm, effects: changes},
+	nvme.IOFlush: {name: "Flush", dir: noData, size: (*request).flushSize,
+		start: (*request).flush, step: (*request).nextFlush, done: (*request).flushDone, effects: csupp},
+	nvme.IOWrite:              {name: "Write", dir: fromHost, size: (*request).writeSize, start: (*request).write, effects: changes},
+	nvme.IORead:               {name: "Read", dir: toHost, size: (*request).readSize, start: (*request).read, effects: csupp},
+	nvme.IOWriteUncorrectable: {name: "Write Uncorrectable", dir: noData, size: (*request).writeZeroesSize, run: (*request).writeUncorrectable, effects: changes},
+	nvme.IOCompare:            {name: "Compare", dir: fromHost, size: (*request).readSize, start: (*request).compare, effects: csupp},
+	nvme.IOWriteZeroes:        {name: "Write Zeroes", dir: noData, size: (*request).writeZeroesSize, start: (*request).writeZeroes, effects: changes},
+	nvme.IODatasetManagement: {name: "Dataset Management", dir: fromHost, size: (*request).dsmSize, more: true, most: dsmMost,
+		start: (*request).dsm, step: (*request).nextRange, done: (*request).rangeDone, effects: changes},
+	nvme.IOVerify: {name: "Verify", dir: noData, size: (*request).verifySize,
+		start: (*request).verify, step: (*request).nextVerify, done: (*request).verifyDone, effects: csupp},
+	nvme.IOCopy: {name: "Copy", dir: fromHost, size: (*request).copySize, more: true, most: copyMost,
+		start: (*request).copyBlocks, step: (*request).nextCopy, done: (*request).copyDone, effects: changes},
 }
 
 // fabricsCommands is what an admin queue takes once it is connected, by

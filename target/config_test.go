@@ -33,7 +33,7 @@ func TestConfigErrors(t *testing.T) {
 		info func(*bdev.Info)
 	}{
 		{target.NamespaceConfig{NSID: 1, Device: w.dev}, nil},
-		{target.NamespaceConfig{NSID: 1025, Device: w.dev}, nil},
+		{target.NamespaceConfig{NSID: target.MaxNamespaces + 1, Device: w.dev}, nil},
 		{target.NamespaceConfig{NSID: 0xFFFFFFFF, Device: w.dev}, nil},
 		{target.NamespaceConfig{}, nil},
 		{target.NamespaceConfig{Device: w.dev, UUID: first.UUID}, nil},

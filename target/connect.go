@@ -2,7 +2,6 @@ package target
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/fabrid/fabrid/nvme"
 )
@@ -42,8 +41,8 @@ func (rq *request) connect() error {
 	rq.result = uint64(nvme.MakeConnectResult(c.cntlid))
 	if cmd.QID == 0 {
 		kato := cmd.KATO
-		if kato == 0 && c.isDiscovery() {
-			kato = uint32(DefaultDiscoveryKATO / time.Millisecond)
+		if kato == 0 {
+			kato = c.defaultKATO()
 		}
 		c.setKATO(kato)
 		if created := q.config().Events.ControllerCreated; created != nil {

@@ -45,6 +45,7 @@ type controller struct {
 	keepAlive shard.Timer
 	reserved  shard.Timer // ends what is reserved for I/O queues
 	aers      []*request  // Asynchronous Event Requests that wait for an event
+	aborts    int         // Abort commands that wait for another shard
 
 	mu       lockdep.Mutex[controllerMu]
 	cc       nvme.CC       // guarded by mu
@@ -93,7 +94,7 @@ func (s *Subsystem) queueEntries(l transport.Limits) int {
 func (c *controller) isDiscovery() bool { return c.subsystem.isDiscovery() }
 
 // attach makes q the controller's queue qid, after the checks that concern
-// both; errors are for the host. It is called on q's shard.
+// both; errors are for the host. It is called on q's shard, with Target.mu held.
 func (c *controller) attach(q *queue, qid uint16) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,6 +113,7 @@ func (c *controller) attach(q *queue, qid uint16) error {
 	c.members++
 	q.qid = qid
 	q.ctrl = c
+	q.tally = c.subsystem.tallyLocked(q.shard())
 	return nil
 }
 
@@ -129,14 +131,10 @@ func (c *controller) notReady() error {
 // detach takes q from the list of queues: it is down and holds no request any
 // more, or it is gone. More than once is once.
 func (c *controller) detach(q *queue) {
-	t := c.subsystem.target
-	t.mu.Lock() // for Stats, which must find the counters in one of two places
-	defer t.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.queues[q.qid] == q {
 		c.queues[q.qid] = nil
-		c.subsystem.stats.add(q.counters.read())
 	}
 }
 
@@ -208,19 +206,6 @@ func (c *controller) fatal(cause error) {
 	c.cfs = true
 	c.mu.Unlock()
 	c.die(cause)
-}
-
-// stats sums up the queues that there are.
-func (c *controller) stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var sum Stats
-	for _, q := range c.queues {
-		if q != nil {
-			sum.add(q.counters.read())
-		}
-	}
-	return sum
 }
 
 // ControllerInfo describes a controller to an operator.

@@ -12,6 +12,7 @@ type recorder struct {
 	bdev.Device
 	t    testing.TB
 	info func(*bdev.Info)
+	fail func(bdev.Kind) error // on the shard
 
 	mu  sync.Mutex
 	ops []record
@@ -57,6 +58,12 @@ func (r *recorder) Submit(op *bdev.Op) {
 	r.mu.Lock()
 	r.ops = append(r.ops, record{op.Kind, op.Offset, op.Length, op.FUA, op.Unmap})
 	r.mu.Unlock()
+	if r.fail != nil {
+		if err := r.fail(op.Kind); err != nil {
+			op.Finish(err)
+			return
+		}
+	}
 	r.Device.Submit(op)
 }
 

@@ -12,8 +12,8 @@ type errorLog struct {
 	count uint64                               // errors ever
 }
 
-// logError notes which field an error was about. From any shard of the
-// controller's.
+// logError notes what an error was about: a field, or if there is none (nil) the
+// medium. From any shard of the controller's.
 func (c *controller) logError(rq *request, fe *nvme.FieldError) {
 	cmd := rq.r.Command
 	e := nvme.ErrorLogEntry{
@@ -26,15 +26,13 @@ func (c *controller) logError(rq *request, fe *nvme.FieldError) {
 		Opcode:   cmd.Opcode(),
 		Version:  1,
 	}
-	if !fe.InData {
+	if fe != nil && !fe.InData {
 		e.Location = nvme.ParameterErrorLocation(fe.Offset, fe.Bit)
 	}
 	if cmd.IsFabrics() {
 		e.NSID = 0
 	}
-	if rq.q.qid != 0 && rq.cmd != nil && rq.cmd.lba {
-		e.LBA = cmd.SLBA()
-	}
+	e.LBA = rq.lba
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := &c.errors

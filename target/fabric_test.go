@@ -1,6 +1,7 @@
 package target_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -203,10 +204,7 @@ func (q *queue) slotOf(r *transport.Request, call string, want place) *slot {
 }
 
 func (s *slot) lend(n int) {
-	s.memory = make([]byte, n)
-	for i := range s.memory {
-		s.memory[i] = 0xCC
-	}
+	s.memory = bytes.Repeat([]byte{0xCC}, n)
 	b, parts := s.memory, max(1, s.q.parts)
 	s.Data = nil
 	for i := parts; i > 1; i-- {
@@ -302,9 +300,7 @@ func (q *queue) Complete(r *transport.Request) {
 			n += copy(s.data[n:], d)
 		}
 	}
-	for i := range s.memory {
-		s.memory[i] = 0xDD // a late user sees rubbish
-	}
+	copy(s.memory, bytes.Repeat([]byte{0xDD}, len(s.memory))) // a late user sees rubbish
 	clear(s.command[:])
 	s.state, s.memory = atFabric, nil
 	q.core.Sent(r)
@@ -543,6 +539,12 @@ func rw(op nvme.IOOpcode, nsid uint32, slba uint64, nlb uint16) nvme.Command {
 // aer sends an Asynchronous Event Request.
 func (h *host) aer() *slot {
 	return h.admin.send(cmd(nvme.Command.PutAsyncEventRequest), nil)
+}
+
+// abort aborts a command and returns the result.
+func (h *host) abort(sqid, cid uint16) uint64 {
+	h.t.Helper()
+	return h.admin.ok(cmd(func(c nvme.Command) { c.PutAbort(sqid, cid) }), nil).Result
 }
 
 // page fetches a page of n bytes with c.

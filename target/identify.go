@@ -49,10 +49,10 @@ func (c *controller) identifyController(nvme.IdentifyCommand) ([]byte, error) {
 		OAES:      c.supportedEvents(),
 		CTRATT:    nvme.CTRATTHostID128 | nvme.CTRATTTBKAS,
 		CNTRLTYPE: nvme.ControllerIO,
-		ACL:       maxAER - 1,
+		ACL:       maxAborts - 1,
 		AERL:      maxAER - 1,
 		FRMW:      firmwareReadOnly | firmwareSlots<<1,
-		LPA:       nvme.LPAEffects | nvme.LPAExtendedData,
+		LPA:       nvme.LPAEffects | nvme.LPAExtendedData | nvme.LPASupportedLogs,
 		ELPE:      errorLogEntries - 1,
 		KAS:       kas,
 		SQES:      nvme.SQES64,
@@ -72,13 +72,17 @@ func (c *controller) identifyController(nvme.IdentifyCommand) ([]byte, error) {
 	}
 	if c.isDiscovery() {
 		id.CNTRLTYPE = nvme.ControllerDiscovery
-		id.LPA = nvme.LPAExtendedData
+		id.LPA = nvme.LPAExtendedData | nvme.LPASupportedLogs
 		return id.AppendTo(nil), nil
 	}
 	id.IOCCSZ = uint32(nvme.CommandSize+max(l.InCapsule, 0)) / capsuleUnit
 	id.NN = MaxNamespaces
 	id.MNAN = MaxNamespaces
-	id.ONCS = nvme.ONCSCompare | nvme.ONCSDSM | nvme.ONCSWriteZeroes
+	id.ONCS = nvme.ONCSCompare | nvme.ONCSWriteUncorrectable | nvme.ONCSDSM | nvme.ONCSWriteZeroes |
+		nvme.ONCSSaveFeatures | nvme.ONCSVerify | nvme.ONCSCopy
+	id.OCFS = nvme.OCFSFormat0
+	// FUSES, AWUN, AWUPF and ACWU are zero: no fused operation, and a write is
+	// atomic by the block.
 	id.VWC = nvme.VWCFlushBroadcast
 	volatile := s.table.Load().volatile()
 	c.cacheHidden.Store(!volatile)
@@ -123,6 +127,9 @@ func (c *controller) identifyNamespace(f nvme.IdentifyCommand) ([]byte, error) {
 			NMIC:   nvme.NMICShared,
 			DLFEAT: nvme.DLFEATWriteZeroes,
 			NVMCAP: nvme.Uint128{Lo: size},
+			MSSRL:  uint16(n.copyLimit()),
+			MCL:    uint32(n.copyLimit()),
+			MSRC:   copyRanges - 1,
 			NSATTR: n.attributes(),
 			NGUID:  n.cfg.NGUID,
 			EUI64:  n.cfg.EUI64,

@@ -17,8 +17,8 @@ const dsmMost = nvme.MaxDSMRanges * nvme.DSMRangeSize
 var (
 	errInvalidNamespace error = &nvme.FieldError{Status: nvme.InvalidNamespace.WithDNR(), Field: "NSID", Offset: offNSID}
 	errLBAOutOfRange    error = &nvme.FieldError{Status: nvme.LBAOutOfRange.WithDNR(), Field: "SLBA", Offset: nvme.OffSLBA}
-	errReadOnly         error = nvme.NamespaceWriteProtected.WithDNR()
-	errPRINFO           error = &nvme.FieldError{Status: nvme.InvalidField.WithDNR(), Field: "PRINFO", Offset: nvme.OffControl}
+	errReadOnly         error = &nvme.FieldError{Status: nvme.NamespaceWriteProtected.WithDNR(), Field: "NSID", Offset: offNSID}
+	errUncorrectable    error = nvme.UnrecoveredReadError.WithDNR() // until it is written
 )
 
 // findNamespace looks the command's namespace up.
@@ -30,24 +30,41 @@ func (rq *request) findNamespace() error {
 	return nil
 }
 
+// writable is findNamespace for a command that writes.
+func (rq *request) writable() error {
+	err := rq.findNamespace()
+	if err == nil && rq.ns.readOnly() {
+		err = errReadOnly
+	}
+	return err
+}
+
 // blockRange checks blocks [lba, lba+n) of the namespace and sets where they
 // are on the device.
 func (rq *request) blockRange(lba uint64, n uint64) error {
-	if lba > rq.ns.info.Blocks || n > rq.ns.info.Blocks-lba {
-		return errLBAOutOfRange
+	if err := rq.inRange(lba, n); err != nil {
+		return err
 	}
 	rq.offset, rq.length = lba<<rq.ns.shift, n<<rq.ns.shift
 	return nil
 }
 
-// blocks checks a command with SLBA and NLB.
+// inRange checks blocks [lba, lba+n) of the namespace.
+func (rq *request) inRange(lba uint64, n uint64) error {
+	rq.lba = lba
+	if lba > rq.ns.info.Blocks || n > rq.ns.info.Blocks-lba {
+		return errLBAOutOfRange
+	}
+	return nil
+}
+
+// blocks checks a command with SLBA and NLB. No namespace has protection
+// information, so that PRINFO says nothing.
 func (rq *request) blocks() error {
 	cmd := rq.r.Command
+	rq.lba = cmd.SLBA()
 	if err := rq.findNamespace(); err != nil {
 		return err
-	}
-	if cmd.PRINFO() != 0 { // no namespace has protection information
-		return errPRINFO
 	}
 	return rq.blockRange(cmd.SLBA(), uint64(cmd.Blocks()))
 }
@@ -79,37 +96,45 @@ func (rq *request) flushSize() (uint64, error) {
 	return 0, rq.findNamespace()
 }
 
+// dsmSize checks a Dataset Management. Hints are for a namespace that is write
+// protected, too.
 func (rq *request) dsmSize() (uint64, error) {
-	err := rq.findNamespace()
-	if err == nil && rq.ns.readOnly() {
-		err = errReadOnly
+	nr, attributes := rq.r.Command.DSM()
+	check := rq.findNamespace
+	if attributes&nvme.DSMAD != 0 {
+		check = rq.writable
 	}
-	nr, _ := rq.r.Command.DSM()
-	return (uint64(nr) + 1) * nvme.DSMRangeSize, err
+	return (uint64(nr) + 1) * nvme.DSMRangeSize, check()
 }
 
-// submit gives the request's op to the namespace's device.
-func (rq *request) submit(kind bdev.Kind) {
-	if rq.ns.removed.Load() {
+// submit gives an op to the namespace's device.
+func (rq *request) submit(kind bdev.Kind, offset, length uint64, data [][]byte) {
+	ns := rq.ns
+	switch {
+	case ns.state.removed.Load():
 		rq.complete(errInvalidNamespace)
 		return
+	case (kind == bdev.Read || kind == bdev.Compare) && ns.state.marks.any():
+		if lba, marked := ns.state.marks.first(offset>>ns.shift, length>>ns.shift); marked {
+			rq.lba = lba
+			rq.complete(errUncorrectable)
+			return
+		}
 	}
 	op := &rq.op
-	op.Kind, op.Offset, op.Length = kind, rq.offset, rq.length
-	if op.Data, op.FUA, op.Unmap = nil, false, false; op.Done == nil {
+	op.Kind, op.Offset, op.Length, op.Data = kind, offset, length, data
+	if op.FUA, op.Unmap = false, false; op.Done == nil {
 		op.Done = rq.opDone // most queues of a storm have no I/O
 	}
 	switch kind {
-	case bdev.Read, bdev.Compare:
-		op.Data = rq.r.Data
 	case bdev.Write:
-		op.Data = rq.r.Data
 		op.FUA = rq.fua()
 	case bdev.WriteZeroes:
 		op.FUA = rq.fua()
 		op.Unmap = rq.r.Command.DEAC()
 	}
-	rq.ns.cfg.Device.Submit(op)
+	rq.stage = stageDevice
+	ns.cfg.Device.Submit(op)
 }
 
 // fua reports whether a write must be durable when done: because the host
@@ -121,19 +146,23 @@ func (rq *request) fua() bool {
 // opDone takes an op back from the device.
 func (rq *request) opDone(op *bdev.Op) {
 	op.Data = nil
-	switch {
-	case op.Err != nil:
+	rq.stage = stageCore
+	if op.Err != nil {
 		rq.complete(deviceError(op.Kind, op.Err))
-	case op.Kind == bdev.Deallocate:
-		rq.rangeDone()
-	case op.Kind == bdev.Flush && rq.r.Command.NSID() == nvme.NSIDBroadcast:
-		rq.nextFlush()
-	default:
-		rq.complete(nil)
+		return
 	}
+	if (op.Kind == bdev.Write || op.Kind == bdev.WriteZeroes) && rq.ns.state.marks.any() {
+		rq.ns.state.marks.clear(op.Offset>>rq.ns.shift, op.Length>>rq.ns.shift)
+	}
+	if rq.cmd.done != nil {
+		rq.cmd.done(rq)
+		return
+	}
+	rq.complete(nil)
 }
 
-// deviceError is what a command ends with whose op has failed.
+// deviceError is what a command ends with whose op has failed. What may go well
+// another time has no DNR.
 func deviceError(kind bdev.Kind, err error) error {
 	status := nvme.InternalError
 	switch {
@@ -155,40 +184,46 @@ func deviceError(kind bdev.Kind, err error) error {
 	return fmt.Errorf("target: %v: %w: %w", kind, status, err)
 }
 
-func (rq *request) read()        { rq.submit(bdev.Read) }
-func (rq *request) write()       { rq.submit(bdev.Write) }
-func (rq *request) writeZeroes() { rq.submit(bdev.WriteZeroes) }
+func (rq *request) read()        { rq.submit(bdev.Read, rq.offset, rq.length, rq.r.Data) }
+func (rq *request) write()       { rq.submit(bdev.Write, rq.offset, rq.length, rq.r.Data) }
+func (rq *request) writeZeroes() { rq.submit(bdev.WriteZeroes, rq.offset, rq.length, nil) }
 
 // compare is Compare. The status of a mismatch is from the device.
-func (rq *request) compare() { rq.submit(bdev.Compare) }
+func (rq *request) compare() { rq.submit(bdev.Compare, rq.offset, rq.length, rq.r.Data) }
 
 // flush is Flush, of one namespace or of all.
 func (rq *request) flush() {
-	rq.offset, rq.length = 0, 0
 	if rq.r.Command.NSID() == nvme.NSIDBroadcast {
+		rq.inSteps()
 		rq.nextFlush()
 		return
 	}
-	rq.submit(bdev.Flush)
+	rq.submit(bdev.Flush, 0, 0, nil)
+}
+
+func (rq *request) flushDone() {
+	if rq.r.Command.NSID() != nvme.NSIDBroadcast {
+		rq.complete(nil)
+		return
+	}
+	rq.nextFlush()
 }
 
 // nextFlush flushes the namespace that comes next, in the order of their
-// identifiers; next is the last that was.
+// identifiers; steps.next is the last that was.
 func (rq *request) nextFlush() {
 	table := rq.q.ctrl.subsystem.table.Load()
 	for _, id := range table.ids {
-		if int(id) <= rq.next {
+		if int(id) <= rq.steps.next {
 			continue
 		}
-		rq.next, rq.ns = int(id), table.find(id)
-		if rq.ns.removed.Load() {
+		rq.steps.next, rq.ns = int(id), table.find(id)
+		if rq.ns.state.removed.Load() {
 			continue
 		}
-		if rq.q.down {
-			rq.complete(errAborted)
-			return
+		if !rq.stopped() {
+			rq.submit(bdev.Flush, 0, 0, nil)
 		}
-		rq.submit(bdev.Flush)
 		return
 	}
 	rq.complete(nil)
@@ -209,41 +244,37 @@ func (rq *request) dsm() {
 		rq.complete(nil)
 		return
 	}
+	rq.inSteps()
 	rq.nextRange()
 }
 
-// rangeDone goes on after a range, each time in a round of its own: a device
-// that never waits would do 256 long ranges at once, for each command of a
-// batch, and the shard is everybody's.
+// rangeDone goes on after a range.
 func (rq *request) rangeDone() {
-	if rq.turn.Fn == nil {
-		rq.turn.Fn = rq.nextRange
-	}
-	if nr, _ := rq.r.Command.DSM(); rq.next <= int(nr) && rq.q.shard().Post(&rq.turn) {
+	if nr, _ := rq.r.Command.DSM(); rq.steps.next <= int(nr) {
+		rq.again()
 		return
 	}
-	rq.nextRange()
+	rq.complete(nil)
 }
 
 // nextRange deallocates the range that comes next, and completes the command
 // after the last.
 func (rq *request) nextRange() {
 	nr, _ := rq.r.Command.DSM()
-	for rq.next <= int(nr) {
-		r := rq.dsmRange(rq.next)
-		rq.next++
+	for rq.steps.next <= int(nr) {
+		r := rq.dsmRange(rq.steps.next)
+		rq.steps.next++
 		if r.NLB == 0 {
 			continue
 		}
-		if rq.q.down {
-			rq.complete(errAborted)
+		if rq.stopped() {
 			return
 		}
 		if err := rq.blockRange(r.SLBA, uint64(r.NLB)); err != nil {
 			rq.complete(nvme.LBAOutOfRange.WithDNR())
 			return
 		}
-		rq.submit(bdev.Deallocate)
+		rq.submit(bdev.Deallocate, rq.offset, rq.length, nil)
 		return
 	}
 	rq.complete(nil)

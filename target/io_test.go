@@ -63,6 +63,7 @@ func TestIOCommands(t *testing.T) {
 		{"read of the last block", rw(nvme.IORead, 1, 2047, 0), make([]byte, 512), "read 1048064+512; "},
 		{"read of everything", rw(nvme.IORead, 1, 0, 2047), make([]byte, 1<<20), "read 0+1048576; "},
 		{"limited retry", fua(rw(nvme.IORead, 1, 0, 0), nvme.ControlLR|nvme.ControlFUA), make([]byte, 512), "read 0+512; "},
+		{"protection information, and there is none", fua(rw(nvme.IORead, 1, 0, 0), nvme.ControlPRINFO), make([]byte, 512), "read 0+512; "},
 		{"write", rw(nvme.IOWrite, 1, 8, 7), make([]byte, 4096), "write 4096+4096; "},
 		{"write with FUA", fua(rw(nvme.IOWrite, 1, 8, 0), nvme.ControlFUA), make([]byte, 512), "write 4096+512 FUA; "},
 		{"compare", rw(nvme.IOCompare, 1, 8, 0), make([]byte, 512), "compare 4096+512; "},
@@ -123,12 +124,11 @@ func TestIOErrors(t *testing.T) {
 		data []byte
 		want nvme.Status
 	}{
-		{"opcode", with(rw(nvme.IORead, 1, 0, 0), func(c nvme.Command) { c.SetOpcode(0x0C) }), nil, opcode},
+		{"opcode", with(rw(nvme.IORead, 1, 0, 0), func(c nvme.Command) { c.SetOpcode(0x0D) }), nil, opcode},
 		{"Identify on an I/O queue", identify(1, 0), make([]byte, 4096), opcode},
 		{"Property Get on an I/O queue", propGet(0), nil, opcode},
 		{"fused", with(rw(nvme.IOCompare, 1, 0, 0), func(c nvme.Command) { c.SetFlags(0x41) }), block, field},
 		{"PRP", with(rw(nvme.IORead, 1, 0, 0), func(c nvme.Command) { c.SetFlags(0) }), block, field},
-		{"protection information", with(rw(nvme.IORead, 1, 0, 0), func(c nvme.Command) { c[51] = 0x20 }), block, field},
 
 		{"read: NSID 0", rw(nvme.IORead, 0, 0, 0), block, ns},
 		{"read: inactive", rw(nvme.IORead, 2, 0, 0), block, ns},

@@ -39,10 +39,17 @@ type Namespace struct {
 	info      bdev.Info
 	shift     uint // log2 of the block size
 
+	state *namespaceState
+}
+
+// A namespaceState is what a namespace shares with what replaces it.
+type namespaceState struct {
 	// removed is set before the namespace leaves the table: a request that has
 	// found it there before submits nothing more.
-	// What replaces a namespace shares it.
-	removed *atomic.Bool
+	removed atomic.Bool
+
+	marks  marks
+	bounce bounce
 }
 
 // NSID returns the namespace's identifier.
@@ -154,7 +161,7 @@ func (s *Subsystem) newNamespace(cfg NamespaceConfig) (*Namespace, error) {
 	if info.Blocks == 0 || info.Blocks > 1<<63>>shift {
 		return nil, fmt.Errorf("device of %d blocks of %d bytes", info.Blocks, info.BlockSize)
 	}
-	return &Namespace{subsystem: s, cfg: cfg, info: info, shift: shift, removed: new(atomic.Bool)}, nil
+	return &Namespace{subsystem: s, cfg: cfg, info: info, shift: shift, state: new(namespaceState)}, nil
 }
 
 // RemoveNamespace removes a namespace, tells the hosts, and waits until no
@@ -168,7 +175,7 @@ func (s *Subsystem) RemoveNamespace(nsid uint32) error {
 		t.mu.Unlock()
 		return fmt.Errorf("target: remove namespace %d of %s: %w", nsid, s.cfg.NQN, ErrNotFound)
 	}
-	n.removed.Store(true)
+	n.state.removed.Store(true)
 	s.publishLocked(s.allLocked(n))
 	s.changedLocked(nsid)
 	shards := s.shardsLocked()
@@ -192,7 +199,7 @@ func (s *Subsystem) RefreshNamespace(nsid uint32) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target: refresh namespace %d of %s: %w", nsid, s.cfg.NQN, err)
 	}
-	n.removed = old.removed
+	n.state = old.state
 	s.publishLocked(append(s.allLocked(old), n))
 	s.changedLocked(nsid)
 	return n, nil

@@ -43,7 +43,6 @@ type queue struct {
 	fabric   transport.Fabric
 	param    transport.QueueParam
 	requests []*[requestChunk]request // by transport.Request.Index, nil until one of the chunk is used
-	counters counters                 // written on the shard
 
 	traffic   atomic.Bool               // a command has come; cleared by the keep alive
 	isAdmin   atomic.Bool               // Connect said so
@@ -55,6 +54,7 @@ type queue struct {
 
 	// Owned by the shard.
 	ctrl     *controller // nil before Connect
+	tally    *tally      // nil before Connect
 	qid      uint16
 	commands *[256]command // of a queue of its kind
 	entries  uint32        // of the submission queue; 0 before Connect
@@ -207,6 +207,7 @@ func (q *queue) Down(cause error) {
 	if q.ctrl != nil {
 		q.ctrl.queueDown(q, cause)
 	}
+	q.leaveLines()
 	for len(q.parked) > 0 {
 		last := len(q.parked) - 1
 		rq := q.parked[last]

@@ -50,7 +50,7 @@ func TestLinuxHost(t *testing.T) {
 	// 9: effects; 11: SMART of the whole controller, for hwmon.
 	effects := parse[nvme.EffectsLog](t, q.page(getLog(nvme.LogEffects, 4096, nil), 4096))
 	if effects.ACS[nvme.AdminIdentify] != nvme.EffectCSUPP || effects.IOCS[nvme.IOWrite] != nvme.EffectCSUPP|nvme.EffectLBCC ||
-		effects.ACS[nvme.AdminFormatNVM] != 0 || effects.IOCS[nvme.IOVerify] != 0 {
+		effects.ACS[nvme.AdminFormatNVM] != 0 || effects.IOCS[nvme.IOVerify] != nvme.EffectCSUPP || effects.IOCS[nvme.IOZoneAppend] != 0 {
 		t.Errorf("effects: Identify %#x, Write %#x, Format %#x", effects.ACS[6], effects.IOCS[1], effects.ACS[0x80])
 	}
 	all := func(g *nvme.GetLogPageCommand) { g.NSID = nvme.NSIDBroadcast }
@@ -143,8 +143,8 @@ func checkIdentifyController(t *testing.T, id *nvme.IdentifyController, h *host)
 	want := nvme.IdentifyController{
 		SN: h.sub.Config().Serial, MN: "fabrid", FR: "1", RAB: 6,
 		CMIC: 3, MDTS: 8, CNTLID: h.cntlid, VER: nvme.Version1_4, OAES: 0x100, CTRATT: 0x41,
-		CNTRLTYPE: nvme.ControllerIO, ACL: 3, AERL: 3, FRMW: 3, LPA: 6, ELPE: 63, KAS: 10,
-		SQES: 0x66, CQES: 0x44, MAXCMD: 128, NN: 1024, ONCS: 0x0D, VWC: 6, SGLS: 0x100005, MNAN: 1024,
+		CNTRLTYPE: nvme.ControllerIO, ACL: 3, AERL: 3, FRMW: 3, LPA: 0x26, ELPE: 63, KAS: 10,
+		SQES: 0x66, CQES: 0x44, MAXCMD: 128, NN: target.MaxNamespaces, ONCS: 0x19F, OCFS: 1, VWC: 6, SGLS: 0x100005, MNAN: target.MaxNamespaces,
 		SUBNQN: subNQN, IOCCSZ: 0x104, IORCSZ: 1, MSDBD: 1,
 	}
 	if *id != want {
@@ -173,7 +173,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	id := parse[nvme.IdentifyController](t, q.page(identify(nvme.CNSController, 0), 4096))
 	if id.CNTRLTYPE != nvme.ControllerDiscovery || id.OAES != 1<<31 || id.SUBNQN != nvme.DiscoveryNQN || id.CNTLID != h.cntlid ||
-		id.MAXCMD != 128 || id.SGLS != 0x100005 || id.LPA != 4 || id.NN != 0 || id.ONCS != 0 {
+		id.MAXCMD != 128 || id.SGLS != 0x100005 || id.LPA != 0x24 || id.NN != 0 || id.ONCS != 0 {
 		t.Errorf("Identify Controller: %+v", id)
 	}
 	q.ok(setFeature(nvme.FeatureAsyncEventConfig, 1<<31), nil)

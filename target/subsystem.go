@@ -18,7 +18,7 @@ const (
 	MaxMaxQueues     = 4096
 
 	// MaxNamespaces is the highest NSID, NN of Identify Controller.
-	MaxNamespaces = 1024
+	MaxNamespaces = 8192
 )
 
 // SubsystemConfig describes a subsystem.
@@ -53,7 +53,10 @@ type SubsystemConfig struct {
 type Subsystem struct {
 	target *Target
 	cfg    SubsystemConfig // but AllowAnyHost and Hosts
-	stats  counters        // of queues that are gone
+
+	// tallies is the statistics, one for each shard. The list is replaced as a
+	// whole, with Target.mu held, and never nil.
+	tallies atomic.Pointer[[]*tally]
 
 	// table is what the I/O path looks namespaces up in. It is replaced as a
 	// whole, with Target.mu held, and never nil.
@@ -65,6 +68,7 @@ type Subsystem struct {
 	controllers map[uint16]*controller // with those being taken down, until their last queue is gone
 	nextCNTLID  uint16
 	removed     bool
+	tallyOf     map[*shard.Shard]*tally
 }
 
 // AddSubsystem adds a subsystem. No host can reach it until a port has been
@@ -150,7 +154,9 @@ func newSubsystem(t *Target, cfg SubsystemConfig) *Subsystem {
 		hosts:       make(map[string]struct{}),
 		controllers: make(map[uint16]*controller),
 		nextCNTLID:  cfg.CNTLIDMin,
+		tallyOf:     make(map[*shard.Shard]*tally),
 	}
+	s.tallies.Store(new([]*tally))
 	for _, h := range cfg.Hosts {
 		s.hosts[h] = struct{}{}
 	}
@@ -220,7 +226,7 @@ func (s *Subsystem) Remove() error {
 	t.discoveryChangedLocked()
 	for _, ns := range s.table.Load().byID {
 		if ns != nil {
-			ns.removed.Store(true)
+			ns.state.removed.Store(true)
 		}
 	}
 	s.publishLocked(nil)
@@ -293,15 +299,4 @@ func (s *Subsystem) Controllers() []ControllerInfo {
 	}
 	slices.SortFunc(all, func(a, b ControllerInfo) int { return int(a.CNTLID) - int(b.CNTLID) })
 	return all
-}
-
-// Stats returns what the subsystem's queues have done.
-func (s *Subsystem) Stats() Stats {
-	s.target.mu.Lock()
-	defer s.target.mu.Unlock()
-	sum := s.stats.read()
-	for _, c := range s.controllers {
-		sum.add(c.stats())
-	}
-	return sum
 }

@@ -94,6 +94,7 @@ type Target struct {
 	// because their functions, too, read them.
 	connect                  *command
 	fabrics, admin, io, disc *[256]command
+	logs                     *[256]logPage
 
 	// genctr is the generation of what the discovery log pages say. It changes
 	// with mu held.
@@ -129,6 +130,7 @@ func New(cfg Config) *Target {
 		admin:      &adminCommands,
 		io:         &ioCommands,
 		disc:       &discoveryCommands,
+		logs:       &logPages,
 		subsystems: make(map[string]*Subsystem),
 		ports:      make(map[uint16]*Port),
 		changed:    make(chan struct{}),
