@@ -10,6 +10,7 @@ import (
 
 	"github.com/fabrid/fabrid/host"
 	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/target"
 )
 
 // When its context is done a command is aborted, and waited for.
@@ -114,6 +115,38 @@ func TestCancelStuck(t *testing.T) {
 		if k := len(writes()); k != 1 || !bytes.HasPrefix(buf, []byte("mine\x00")) {
 			t.Errorf("sent %d times; the buffer begins with %q", k, buf[:8])
 		}
+		w.disconnect(c)
+	})
+}
+
+// A command that the device has not begun is aborted, whatever shard it is on, and
+// the connection stays.
+func TestCancelWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		_, err := w.sub.AddNamespace(target.NamespaceConfig{NSID: 2, Device: w.dev})
+		w.must(err)
+		c := w.connect(w.config())
+		n, err := c.Namespace(2)
+		w.must(err)
+		w.dev.Hold()
+		const reads = 4 // on several queues
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		var all []<-chan error
+		for range reads {
+			all = append(all, async(func() error { return n.Read(ctx, 0, make([]byte, 512)) }))
+		}
+		for _, r := range all {
+			if err := <-r; !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		}
+		if d := time.Since(start); d != time.Second || w.dev.Held() != 0 {
+			t.Errorf("after %v, and the device holds %d", d, w.dev.Held())
+		}
+		w.dev.Release()
+		w.must(n.Read(context.Background(), 0, make([]byte, 512)))
 		w.disconnect(c)
 	})
 }

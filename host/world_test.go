@@ -79,7 +79,7 @@ func newWorld(t testing.TB, sim bool, sub target.SubsystemConfig) *world {
 	}
 	w.sub, err = w.target.AddSubsystem(sub)
 	w.must(err)
-	_, err = w.sub.AddNamespace(target.NamespaceConfig{NSID: 1, Device: w.dev})
+	_, err = w.sub.AddNamespace(target.NamespaceConfig{NSID: 1, Device: struct{ bdev.Device }{w.dev}}) // it gives nothing back
 	w.must(err)
 	w.port, err = w.target.AddPort(target.PortConfig{ID: 1, Addresses: []target.Address{
 		{TRTYPE: nvme.TransportLoop, ADRFAM: nvme.AddressIPv4, TRADDR: "192.0.2.1", TRSVCID: "4420"},
