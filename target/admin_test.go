@@ -290,12 +290,10 @@ func TestAbort(t *testing.T) {
 	w := newWorld(t, target.Config{}, nil)
 	defer w.close()
 	h := w.enable(nil)
-	abort := func(sqid, cid uint16) uint64 {
-		return h.admin.ok(cmd(func(c nvme.Command) { c.PutAbort(sqid, cid) }), nil).Result
-	}
+	abort := h.abort
 	first, second := h.aer(), h.aer()
 	cid := second.Command.CID()
-	for _, a := range [][2]uint16{{0, cid + 1}, {1, cid}, {99, cid}} {
+	for _, a := range [][2]uint16{{0, cid + 1}, {1, cid}, {99, cid}, {0xFFFF, cid}} {
 		if got := abort(a[0], a[1]); got != 1 {
 			t.Errorf("Abort of command %#x of queue %d: result %d, want 1: not aborted", a[1], a[0], got)
 		}

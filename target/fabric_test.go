@@ -132,10 +132,11 @@ type queue struct {
 	param transport.QueueParam
 
 	// Set before a command is sent.
-	late    bool  // Pull and Reserve are served when the test says so (serve)
-	dataErr error // what DataReady says
-	always  bool  // DataReady tells of data also when the queue is down
-	parts   int   // into how many pieces data is cut; 0: one
+	late     bool  // Pull and Reserve are served when the test says so (serve)
+	dataErr  error // what DataReady says
+	always   bool  // DataReady tells of data also when the queue is down
+	stubborn bool  // Cancel gives nothing back
+	parts    int   // into how many pieces data is cut; 0: one
 
 	slots  []slot
 	waits  []*slot // for serve
@@ -245,7 +246,7 @@ func (q *queue) Pull(r *transport.Request) {
 func (q *queue) Cancel(r *transport.Request) bool {
 	s := &q.slots[r.Index]
 	i := slices.Index(q.waits, s)
-	if i < 0 || q.isDown {
+	if i < 0 || q.isDown || q.stubborn {
 		return false
 	}
 	q.waits = slices.Delete(q.waits, i, i+1)
