@@ -86,7 +86,7 @@ func TestMatrix(t *testing.T) {
 			case "file":
 				flags = append(flags, "--file", l.file(size))
 			case "device":
-				flags = append(flags, "--file", l.loop(l.file(size)))
+				flags = append(flags, "--device", l.loop(l.file(size)))
 			}
 			target := l.serve(p.address, size, flags...)
 			t.Setenv("KERNEL", p.kernel)
