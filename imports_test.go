@@ -28,7 +28,7 @@ var mayImport = map[string]string{
 	"transport": "nvme shard workqueue admission lockdep internal/list",
 
 	"verbs/internal/soft": "verbs lockdep",
-	"verbs/roce":          "verbs verbs/internal/soft rdmacm shard workqueue lockdep",
+	"verbs/roce":          "verbs verbs/internal/soft rdmacm shard workqueue lockdep internal/list",
 
 	"transport/loop": "transport nvme shard workqueue admission lockdep",
 	"transport/rdma": "transport nvme verbs rdmacm shard workqueue admission lockdep", // never a provider
