@@ -22,7 +22,9 @@ import (
 )
 
 const (
-	subNQN    = "nqn.2014-08.org.example:hostile"
+	subNQN    = "nqn.2014-08.org.example:anybodys"
+	goodNQN   = "nqn.2014-08.org.example:good"
+	goodHost  = "nqn.2014-08.org.example:host"
 	blockSize = 512
 	blocks    = 1 << 14
 )
@@ -36,7 +38,7 @@ type world struct {
 	node, goodNode  *fabric.Node
 	device, goodDev *fabric.RoCE
 	tgt             *target.Target
-	disk            bdev.Device
+	disks           [2]bdev.Device // the good host's, and anybody's
 	ctrl            *host.Controller
 	rounds          atomic.Int64 // of the good host's I/O
 	stopIO          chan struct{}
@@ -77,7 +79,8 @@ func (w *world) line(format string, args ...any) {
 	w.lines = append(w.lines, fmt.Sprintf(format, args...))
 }
 
-// told returns the lines since it was asked the last time.
+// told returns the lines since it was asked the last time, of those that
+// cmd/fabrid does not keep for who looks for mistakes.
 func (w *world) told() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -108,30 +111,29 @@ func newWorld(t testing.TB, prefix string) *world {
 	w.must(w.net.SetLink(w.target, w.good, link))
 	w.must(w.net.SetLink(w.good, w.target, link))
 	w.sniff = true
-	var err error
-	w.disk, err = bdev.NewMemory(bdev.MemoryConfig{Size: blocks * blockSize, BlockSize: blockSize})
-	w.must(err)
 	w.tgt = target.New(target.Config{Events: target.Events{
 		ControllerRemoved: func(_ target.ControllerInfo, cause error) { w.line("controller removed: %v", cause) },
 		ConnectRefused: func(_ target.ControllerInfo, qid uint16, err error) {
 			w.line("connect of queue %d refused: %v", qid, err)
 		},
 	}})
-	sub, err := w.tgt.AddSubsystem(target.SubsystemConfig{NQN: subNQN, AllowAnyHost: true})
-	w.must(err)
-	_, err = sub.AddNamespace(target.NamespaceConfig{Device: w.disk})
-	w.must(err)
 	port, err := w.tgt.AddPort(target.PortConfig{ID: 1})
 	w.must(err)
-	w.must(port.Link(sub))
+	for i, cfg := range []target.SubsystemConfig{{NQN: goodNQN, Hosts: []string{goodHost}}, {NQN: subNQN, AllowAnyHost: true}} {
+		w.disks[i], err = bdev.NewMemory(bdev.MemoryConfig{Size: blocks * blockSize, BlockSize: blockSize})
+		w.must(err)
+		sub, err := w.tgt.AddSubsystem(cfg)
+		w.must(err)
+		_, err = sub.AddNamespace(target.NamespaceConfig{Device: w.disks[i]})
+		w.must(err)
+		w.must(port.Link(sub))
+	}
 	w.node, err = fabric.NewNode(fabric.Config{Name: "target", Sim: true})
 	w.must(err)
 	w.device, err = w.node.OpenRoCE(roce.Config{Addr: w.target, Network: w.net, NodeGUID: 1})
 	w.must(err)
 	_, err = w.device.Listen(rdma.Config{Core: port, PoolSize: 8 << 20, Events: rdma.Events{
 		Refused: func(_ netip.AddrPort, cause error) { w.line("queue refused: %v", cause) },
-		// It is logged for those who look for mistakes only: see cmd/fabrid.
-		Down: func(_ netip.AddrPort, qid uint16, cause error) { w.line("queue %d down: %v", qid, cause) },
 	}})
 	w.must(err)
 
@@ -142,7 +144,7 @@ func newWorld(t testing.TB, prefix string) *world {
 	dialer, err := w.goodDev.Dialer()
 	w.must(err)
 	w.ctrl, err = host.Connect(t.Context(), host.Config{
-		Dialer: dialer, Remote: netip.AddrPortFrom(w.target, 4420), NQN: subNQN, NrIOQueues: 2,
+		Dialer: dialer, Remote: netip.AddrPortFrom(w.target, 4420), NQN: goodNQN, HostNQN: goodHost, NrIOQueues: 2,
 		Events: host.Events{
 			Lost:    func(cause error) { t.Errorf("the good host lost its connection: %v", cause) },
 			Warning: func(err error) { t.Errorf("the good host was warned: %v", err) },
@@ -156,8 +158,8 @@ func newWorld(t testing.TB, prefix string) *world {
 	return w
 }
 
-// useDisk is the good host's use of the first half of the disk: each block that
-// it reads is what it has written.
+// useDisk is the good host's use of its disk: each block that it reads is what it
+// has written.
 func (w *world) useDisk() {
 	ns, err := w.ctrl.Namespace(1)
 	if err != nil {
@@ -174,7 +176,7 @@ func (w *world) useDisk() {
 		for i := range data {
 			data[i] = byte(i*7) ^ byte(i>>8) ^ byte(n)
 		}
-		off := n % (blocks / 2 * blockSize / int64(len(data))) * int64(len(data))
+		off := n % (blocks * blockSize / int64(len(data))) * int64(len(data))
 		if _, err := ns.WriteAt(data, off); err != nil {
 			w.Errorf("the good host's write %d: %v", n, err)
 			return
@@ -222,7 +224,7 @@ func (w *world) close() {
 	close(w.stopIO)
 	w.io.Wait()
 	ctx := context.Background()
-	w.must(errors.Join(w.ctrl.Disconnect(ctx), w.goodNode.Close(ctx), w.tgt.Close(), w.node.Close(ctx), w.disk.Close()))
+	w.must(errors.Join(w.ctrl.Disconnect(ctx), w.goodNode.Close(ctx), w.tgt.Close(), w.node.Close(ctx), w.disks[0].Close(), w.disks[1].Close()))
 	if c := w.node.Counts(); c != (fabric.Counts{}) {
 		w.Errorf("after its end the target has %+v", c)
 	}
