@@ -30,6 +30,7 @@ type cmConn struct {
 
 	commID uint32
 	tid    uint64 // of the exchange that makes the connection
+	reqTID uint64 // passive: of the REQ
 	param  rdmacm.ConnParam
 	psn    PSN // the first that we expect
 
@@ -54,7 +55,8 @@ type cmConn struct {
 	retries   int
 	cmRetries int // that the REQ allows the passive side
 	patient   bool
-	heard     bool // active: the peer has our REQ
+	heard     bool // active: the peer has our REQ, and is waited for until
+	until     time.Duration
 	lingers   bool // counts in cm.lingering
 }
 

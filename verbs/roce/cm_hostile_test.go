@@ -313,3 +313,31 @@ func TestCMPatienceIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// Nor can it if it comes again and again, for a request of ours.
+func TestCMPatienceOfTheActiveSide(t *testing.T) {
+	withSolo(t, cmCaps{}, func(r *replay, _ *[]*cmConn) {
+		c, err := r.m.open(r.addr, netip.AddrPortFrom(cmAddrA, cmPortB))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Notify(c)
+		c.Connect(&cmFakeQP{num: 9, state: verbs.Init}, rdmacm.ConnParam{})
+		synctest.Wait()
+		for n := 0; len(r.told) == 0; n++ {
+			if n == 200 {
+				t.Fatal("waits after 200 s")
+			}
+			r.give(cmAddrA, &cmMRA{localCommID: 7, remoteCommID: c.commID, messageMRAed: cmAboutREQ, serviceTimeout: 31})
+			time.Sleep(time.Second)
+			synctest.Wait()
+			// For so long not even the request is repeated.
+			if want := 1; n < 69 && len(r.sent) != want {
+				t.Fatalf("sent %d times after %d s", len(r.sent), n)
+			}
+		}
+		if r.told[0] != rdmacm.Unreachable {
+			t.Errorf("told %v", r.told)
+		}
+	})
+}

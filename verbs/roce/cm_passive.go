@@ -55,9 +55,9 @@ func (m *cm) receiveREQ(local, remote netip.Addr, tid uint64, msg *cmREQ) {
 		return // nothing that an answer could name
 	}
 	peer := cmPeer{remote.Unmap(), msg.localCAGUID, msg.localCommID}
-	if c := m.peers[peer]; c != nil {
+	if c := m.peers[peer]; c != nil && !c.active && c.reqTID == tid {
 		// A duplicate. Beyond REQ-RCVD our own retransmissions answer it.
-		if c.state == cmREQRcvd && !c.active {
+		if c.state == cmREQRcvd {
 			mra := &m.scratch.mra
 			*mra = cmMRA{
 				localCommID: c.commID, remoteCommID: c.peerID,
@@ -65,6 +65,12 @@ func (m *cm) receiveREQ(local, remote netip.Addr, tid uint64, msg *cmREQ) {
 			}
 			c.send(c.tid, mra)
 		}
+		return
+	}
+	if old := m.peers[peer]; old != nil {
+		// Another request with a comm ID that is in use: the peer has begun anew.
+		old.stale()
+		m.refuseREQ(local, remote, tid, msg, rejStaleConn)
 		return
 	}
 	if m.timewait.has(peer, m.cfg.shard.Now()) {
@@ -84,7 +90,7 @@ func (m *cm) receiveREQ(local, remote netip.Addr, tid uint64, msg *cmREQ) {
 	c := m.newConn(netip.AddrPortFrom(local, port), netip.AddrPortFrom(remote, h.srcPort), false)
 	m.add(c)
 	m.know(c, msg.localCAGUID, msg.localCommID, msg.localQPN)
-	c.tid = tid
+	c.tid, c.reqTID = tid, tid
 	c.period = m.cfg.times.interval(msg.localCMResponseTimeout)
 	c.cmRetries = int(msg.maxCMRetries)
 	c.psn = msg.startingPSN // until Accept: what we send first

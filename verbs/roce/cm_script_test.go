@@ -20,8 +20,8 @@ import (
 // the script. Connections have numbers, which are the script's. A line is a
 // command:
 //
-//	< REQ n [qp QPN] [guid GUID] [from ADDR]   a message comes; so with REP, RTU,
-//	                                           REJ n REASON, MRA, DREQ, DREP
+//	< REQ n [qp QPN] [guid GUID] [tid TID]     a message comes; so with REP, RTU,
+//	        [from ADDR]                        REJ n REASON, MRA, DREQ, DREP
 //	connect n, accept n, reject n, leave n, close n      what the owner does
 //	first n                                    a first packet on the queue pair
 //	lose, find                                 the address goes, and is back
@@ -248,7 +248,8 @@ func (p *cmPlayer) message(f []string) {
 	default:
 		p.Fatalf("%s?", f[0])
 	}
-	p.give(from, m)
+	tid := uint64(p.num(word("tid", "0x55")))
+	p.run(func() { p.m.receiveMAD(p.addr, from, 1, appendCM(nil, tid, m)) })
 }
 
 // describe writes a message that was sent as a script has it.

@@ -177,8 +177,13 @@ func (m *cm) receiveMRA(remote netip.Addr, msg *cmMRA) {
 	wait := cmTimeout(msg.serviceTimeout) + cmTimeout(m.cfg.times.lifetimeCode)
 	switch {
 	case c.state == cmREQSent && msg.messageMRAed == cmAboutREQ:
-		c.heard = true
-		c.rearm(min(wait, m.cfg.times.patienceMax))
+		now := m.cfg.shard.Now()
+		if !c.heard {
+			c.heard, c.until = true, now+m.cfg.times.patienceMax
+		}
+		if now < c.until { // however many of them there are
+			c.rearm(min(wait, c.until-now))
+		}
 	case c.state == cmREPSent && msg.messageMRAed == cmAboutREP && msg.localCommID == c.peerID && !c.patient:
 		// Once, and no longer than an RTU may take: the connection is half open.
 		c.patient = true
