@@ -8,7 +8,7 @@ import (
 )
 
 // An assurer sends the last ACK of a queue pair again when nothing has followed
-// it for a while. The next ACK makes good for one that is lost, but after the
+// it for a while, on paths that lose packets. The next ACK makes good for one that is lost, but after the
 // last there is none, and one ACK may stand for all that the peer waits for. The
 // peer would wait until its own timer ran out, for seconds, and then send all of
 // that again, which costs a Linux rxe that has registered memory in between its
@@ -37,7 +37,11 @@ func (assuredPlace) Links(q *queuePair) *list.Links[queuePair] { return &q.assur
 
 // heard says that q has got a request that is to be acknowledged.
 func (a *assurer) heard(q *queuePair) {
-	q.assured.at, q.assured.again = q.now(), 0
+	now := q.now()
+	if !q.path.lossy(now) && !q.assured.on {
+		return
+	}
+	q.assured.at, q.assured.again = now, 0
 	if q.assured.on {
 		return
 	}

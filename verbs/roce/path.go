@@ -34,6 +34,7 @@ type path struct {
 	threshold        int           // what the window was halved to last: it grows slowly beyond
 	acked            int           // arrived since the window last grew slowly
 	lostBefore       time.Duration // what is lost before is part of the same loss
+	lossyUntil       time.Duration // see suspect
 	blocked          []*queuePair  // that wait for room
 
 	idents identTrack // of what comes
@@ -100,6 +101,7 @@ func (p *path) land(n int) {
 // lost shrinks the window, once in a round trip: what is lost at once is lost by
 // many queue pairs.
 func (p *path) lost(now, rtt time.Duration) {
+	p.suspect(now)
 	if now < p.lostBefore {
 		return
 	}
@@ -132,3 +134,12 @@ func (p *path) unblock(q *queuePair) {
 func without(list []*queuePair, q *queuePair) []*queuePair {
 	return slices.DeleteFunc(list, func(x *queuePair) bool { return x == q })
 }
+
+// lossMemory is how long a path that has lost a packet is known for it.
+const lossMemory = time.Minute
+
+// suspect takes in that a packet was lost, of either side.
+func (p *path) suspect(now time.Duration) { p.lossyUntil = now + lossMemory }
+
+// lossy reports whether packets are lost now and then.
+func (p *path) lossy(now time.Duration) bool { return now < p.lossyUntil }

@@ -68,6 +68,7 @@ func (r *responder) request(p *packet) {
 		if !r.nakSent {
 			r.nakSent = true
 			q.eng.stats.NAKsSent++
+			q.path.suspect(q.now())
 			r.answers.ack(r.psn, r.msn, synNAKSequence)
 			q.eng.wantAck(q)
 		}
@@ -317,6 +318,7 @@ func (r *responder) rdmaRead(p *packet) {
 func (r *responder) duplicate(p *packet) {
 	q := r.qp
 	q.eng.stats.Duplicates++
+	q.path.suspect(q.now())
 	if p.opFlags&opIsReadReq == 0 {
 		if p.opFlags&(opIsSend|opIsWrite) != 0 {
 			r.repeatACK()
