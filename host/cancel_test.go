@@ -158,8 +158,8 @@ func TestStrayAbort(t *testing.T) {
 		n := w.namespace(c)
 		tries := w.refuse(2, nvme.AbortRequested.WithDNR())
 		w.must(n.Write(context.Background(), 0, make([]byte, 512)))
-		if *tries != 3 {
-			t.Errorf("%d tries", *tries)
+		if tries.Load() != 3 {
+			t.Errorf("%d tries", tries.Load())
 		}
 		w.dialer.set(func() { w.dialer.mangle = nil })
 		w.disconnect(c)

@@ -72,7 +72,9 @@ func FuzzHostileTarget(f *testing.F) {
 			w := newWorld(t, true, target.SubsystemConfig{})
 			defer w.close()
 			h := &hostile{script: script}
-			w.dialer.mangle = h.mangle
+			w.dialer.mangle = func(qid uint16, r *transport.HostRequest) { // of two shards
+				w.dialer.set(func() { h.mangle(qid, r) })
+			}
 			cfg := w.config()
 			cfg.NrIOQueues, cfg.ReconnectDelay, cfg.CtrlLossTMO = 1, time.Second, 10*time.Second
 			cfg.Events.Warning = func(error) {}

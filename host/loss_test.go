@@ -291,8 +291,8 @@ func TestStatusRetry(t *testing.T) {
 		} {
 			tries := w.refuse(x.fails, x.s)
 			err := n.Flush(context.Background())
-			if (err == nil) != x.ok || *tries != x.tries || err != nil && !errors.Is(err, x.s) {
-				t.Errorf("%d times %v: %v after %d tries", x.fails, x.s, err, *tries)
+			if (err == nil) != x.ok || int(tries.Load()) != x.tries || err != nil && !errors.Is(err, x.s) {
+				t.Errorf("%d times %v: %v after %d tries", x.fails, x.s, err, tries.Load())
 			}
 		}
 		w.dialer.set(func() { w.dialer.mangle = nil })

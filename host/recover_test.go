@@ -246,6 +246,7 @@ func TestFastIOFailSays(t *testing.T) {
 		start := time.Now()
 		w.cut(adminQueue)
 		l.wait(t, "lost")
+		synctest.Wait() // the I/O queues are taken down, too
 		unsent := async(func() error { return n.Write(context.Background(), 0, make([]byte, 512)) })
 		for _, x := range []struct {
 			err     error
@@ -288,8 +289,8 @@ func TestBackoff(t *testing.T) {
 			tries := w.refuse(x.fails, x.s)
 			start := time.Now()
 			err := n.Flush(context.Background())
-			if (err == nil) != x.ok || *tries != x.tries || time.Since(start) != x.after {
-				t.Errorf("%d times %v: %v after %d tries and %v", x.fails, x.s, err, *tries, time.Since(start))
+			if (err == nil) != x.ok || int(tries.Load()) != x.tries || time.Since(start) != x.after {
+				t.Errorf("%d times %v: %v after %d tries and %v", x.fails, x.s, err, tries.Load(), time.Since(start))
 			}
 			w.dialer.set(func() { w.dialer.mangle = nil })
 			w.disconnect(c)

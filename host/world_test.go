@@ -166,12 +166,12 @@ func (w *world) identify(edit func(*nvme.IdentifyController)) {
 
 // refuse has the next k commands of I/O queues end with a status, and returns
 // how many have been sent.
-func (w *world) refuse(k int, s nvme.Status) *int {
-	tries := new(int)
+func (w *world) refuse(k int, s nvme.Status) *atomic.Int32 {
+	tries := new(atomic.Int32)
 	w.dialer.set(func() {
 		w.dialer.mangle = func(qid uint16, r *transport.HostRequest) {
 			if qid != 0 {
-				if *tries++; *tries <= k {
+				if tries.Add(1) <= int32(k) {
 					r.Completion.Status = s
 				}
 			}
