@@ -23,6 +23,32 @@
 // Another goroutine that wants something of a queue (leave, deliver an event)
 // notes it and posts the queue's task to its shard.
 //
+// # Atomicity
+//
+// AWUN, AWUPF, NAWUN, NAWUPF and ACWU are 0, one logical block, for every device;
+// there are no atomic boundaries. That is what devices promise: no command sees a
+// block of which a part is of one write and a part of another, whatever shards
+// they are on, and be they Writes, Write Zeroes or Copies; a command of several
+// blocks is not one. A memory device loses everything with its power. A file or a
+// block device keeps a block whole in a power failure as far as the file system
+// and the disk below do: of a file whose blocks are smaller than the disk's
+// sectors, or whose file system writes a block in parts, AWUPF is a promise of
+// theirs. FUSES is 0: a Compare and Write that are one command would need as much
+// of the devices, and no host that we know asks for it.
+//
+// Write Uncorrectable marks blocks in the memory of the target, for all hosts at
+// once and until they are written; a target that is started again, and a namespace
+// that is added again, know nothing of it. Deallocated blocks stay marked.
+//
+// # Abort
+//
+// A command that waits ends at once with Command Abort Requested, before the Abort
+// is answered: one that waits for memory of the fabric, that its device has not
+// begun and gives back ([bdev.Canceler]), that waits for memory of its namespace
+// (Copy, Verify), or for an event. The others go on. One of several steps ends
+// after the one that it is at, one whose data is on its way when it is there: then
+// the Abort's answer says that it was not immediate.
+//
 // # Orphans
 //
 // A queue that is gone may leave requests with a device that does not answer: its

@@ -45,6 +45,7 @@ type world struct {
 	port   *target.Port
 	shard  *shard.Shard
 	dev    bdev.Device
+	faulty *bdev.Faulty // dev, for the fuzzer
 
 	releases sync.WaitGroup // queues on the way from Disconnect to Destroy
 	queues   []*queue

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
 	"github.com/fabrid/fabrid/target"
 	"github.com/fabrid/fabrid/transport"
@@ -45,6 +46,9 @@ const (
 	stepServe
 	stepFailData
 	stepHangUp
+	stepAbort
+	stepCopy
+	stepHold
 	numSteps
 )
 
@@ -123,10 +127,44 @@ func (s *script) step(w *world, qs *[]*queue) {
 				q.dataErr = nil
 			}
 		})
+	case stepAbort:
+		s := q.any(int(s.u8()))
+		sqid := uint16(i)
+		q.try(cmd(func(c nvme.Command) { c.PutAbort(sqid, s) }), nil, nvme.Success)
+		for _, admin := range *qs {
+			admin.try(cmd(func(c nvme.Command) { c.PutAbort(1, s) }), nil, nvme.Success)
+		}
+	case stepCopy:
+		f := nvme.CopyCommand{NSID: uint32(s.u8() & 1), SDLBA: s.u64() >> (s.u8() & 63), NR: s.u8(), DESFMT: s.u8() >> 6, FUA: s.u8()&1 != 0}
+		data := make([]byte, (int(f.NR)+1)*nvme.CopyRangeSize)
+		for at := 0; at < len(data) && len(*s) > 0; at += nvme.CopyRangeSize {
+			copy(data[at:], nvme.CopyRange{SLBA: uint64(s.u8()), NLB: uint16(s.u8())}.AppendTo(nil))
+		}
+		q.try(cmd(func(c nvme.Command) { c.PutCopy(f) }), data, nvme.Success)
+	case stepHold:
+		if w.faulty.Held() > 0 || i%2 == 0 {
+			w.faulty.Release()
+		} else {
+			w.faulty.Hold()
+		}
 	case stepHangUp:
+		w.faulty.Release() // or its commands keep the queue
 		q.hangUp()
 		*qs = append((*qs)[:i], (*qs)[i+1:]...)
 	}
+}
+
+// any returns the identifier of a command that is with the core, if there is one.
+func (q *queue) any(n int) (cid uint16) {
+	q.shard.Run(func() {
+		for i := range q.slots {
+			if s := &q.slots[(i+n)%len(q.slots)]; s.state != atFabric {
+				cid = s.cid()
+				return
+			}
+		}
+	})
+	return cid
 }
 
 // try sends a command if the queue still takes one.
@@ -163,10 +201,19 @@ func FuzzCommands(f *testing.F) {
 	add(io, stepFailData, 1, stepIO, 1, 0x02, 1, stepHangUp, 0)
 	add(up, stepOpen, stepConnect, 1, 0, 1, stepCC, 1, 1, 0, 0, 0, stepAdmin, 1, 0x02, 0, 0, 0, 0, 0x70, 0, 255, 0) // discovery
 	add(up, stepRaw, 0, 0x7F, 0x40, 1, 0, 0x04)
+	add(io, stepIO, 1, 0x0C, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100)                                     // verify
+	add(io, stepIO, 1, 0x04, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, stepIO, 1, 0x02, 1)          // write uncorrectable, read
+	add(io, stepCopy, 1, 1, 50, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 5, 9, 0, 20)                       // copy, overlapping
+	add(io, stepHold, 1, stepCopy, 1, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 9, stepAbort, 1, 0) // aborted with the device
+	add(io, stepLate, 1, stepIO, 1, 0x01, 1, stepAbort, 1, 0, stepServe, 1)                         // aborted before
+	add(io, stepHold, 1, stepIO, 1, 0x0C, 1, stepIO, 1, 0x0C, 1, stepIO, 1, 0x0C, 1, stepHangUp, 1) // gone while they wait in line
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rec := &recorder{Device: newMemory(t, 64<<10), t: t}
-		w := newWorld(t, target.Config{LeaveTimeout: time.Microsecond}, rec)
+		faulty := bdev.NewFaulty(rec)
+		w := newWorld(t, target.Config{LeaveTimeout: time.Microsecond}, faulty)
+		w.faulty = faulty
 		defer w.close()
+		defer faulty.Release()
 		s := script(b)
 		var qs []*queue
 		for n := 0; len(s) > 0 && n < 200; n++ {

@@ -138,13 +138,21 @@ func (c *controller) identifyNamespace(f nvme.IdentifyCommand) ([]byte, error) {
 		if n.info.ZeroAfterDeallocate {
 			id.DLFEAT |= nvme.DLFEATReadZeroes
 		}
-		if w := n.info.OptimalWrite; w > 0 {
-			unit := uint16(min(w, 1<<16) - 1)
+		if n.hasOptimal() {
+			unit := func(w int) uint16 { return uint16(min(max(w, 1), 1<<16) - 1) } // 0-based
 			id.NSFEAT |= nvme.NSFEATOPTPERF
-			id.NPWG, id.NPWA, id.NPDG, id.NPDA = unit, unit, unit, unit
+			id.NPWG, id.NPWA = unit(n.info.OptimalWrite), unit(n.info.OptimalWrite)
+			id.NPDG = unit(max(n.info.OptimalDeallocate, n.info.OptimalWrite))
+			id.NPDA = id.NPDG
+			id.NOWS = unit(max(n.info.OptimalIO, n.info.OptimalWrite))
 		}
 	}
 	return id.AppendTo(nil), nil
+}
+
+// hasOptimal reports whether the device has said in what units it is best used.
+func (n *Namespace) hasOptimal() bool {
+	return n.info.OptimalWrite > 0 || n.info.OptimalIO > 0 || n.info.OptimalDeallocate > 0
 }
 
 // attributes returns NSATTR.
@@ -214,7 +222,7 @@ func (c *controller) identifyIndependent(f nvme.IdentifyCommand) ([]byte, error)
 	var id nvme.IdentifyNamespaceIndependent
 	if n != nil {
 		id = nvme.IdentifyNamespaceIndependent{NMIC: nvme.NMICShared, NSATTR: n.attributes(), NSTAT: nvme.NSTATReady}
-		if n.info.OptimalWrite > 0 {
+		if n.hasOptimal() {
 			id.NSFEAT |= nvme.NSFEATOPTPERF
 		}
 	}

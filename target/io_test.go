@@ -287,7 +287,9 @@ func TestHiddenWriteCache(t *testing.T) {
 	if v := vwc(h); v != nvme.VWCFlushBroadcast {
 		t.Errorf("VWC %#x without a cache", v)
 	}
-	rec := &recorder{Device: newMemory(t, 1<<20), t: t, info: func(i *bdev.Info) { i.VolatileWriteCache = true; i.OptimalWrite = 8 }}
+	rec := &recorder{Device: newMemory(t, 1<<20), t: t, info: func(i *bdev.Info) {
+		i.VolatileWriteCache, i.OptimalWrite, i.OptimalIO, i.OptimalDeallocate = true, 8, 256, 1<<20
+	}}
 	defer rec.Close()
 	if _, err := w.sub.AddNamespace(target.NamespaceConfig{NSID: 2, Device: rec}); err != nil {
 		t.Fatal(err)
@@ -313,8 +315,8 @@ func TestHiddenWriteCache(t *testing.T) {
 	h.admin.ok(setFeature(nvme.FeatureVolatileWriteCache, 1), nil)
 	h.admin.fails(setFeature(nvme.FeatureVolatileWriteCache, 0), nil, nvme.FeatureNotChangeable.WithDNR())
 	id := parse[nvme.IdentifyNamespace](t, h.admin.page(identify(nvme.CNSNamespace, 2), 4096))
-	if id.NSFEAT != nvme.NSFEATOPTPERF || id.NPWG != 7 {
-		t.Errorf("NSFEAT %#x, NPWG %d", id.NSFEAT, id.NPWG)
+	if id.NSFEAT != nvme.NSFEATOPTPERF || id.NPWG != 7 || id.NPWA != 7 || id.NOWS != 255 || id.NPDG != 0xFFFF || id.NPDA != 0xFFFF {
+		t.Errorf("NSFEAT %#x, NPWG %d, NPWA %d, NOWS %d, NPDG %d, NPDA %d", id.NSFEAT, id.NPWG, id.NPWA, id.NOWS, id.NPDG, id.NPDA)
 	}
 	if err := w.sub.RemoveNamespace(2); err != nil {
 		t.Fatal(err)
@@ -377,20 +379,37 @@ func TestIODoesNotAllocate(t *testing.T) {
 			}
 		})
 	}
-	r.Command, r.Length = cmd(func(c nvme.Command) { c.PutFlush(1) }), 0
-	w.shard.Run(func() {
-		if n := testing.AllocsPerRun(100, func() { f.core.Receive(batch) }); n != 0 || f.last != nvme.Success {
-			t.Errorf("flush: %v allocations, want 0; %v", n, f.last)
-		}
-	})
+	copyOne, copyRanges := copyCmd(100, nvme.CopyRange{NLB: 7})
+	deallocate := ranges(nvme.DSMRange{SLBA: 5, NLB: 1})
+	for _, c := range []struct {
+		name string
+		c    nvme.Command
+		data []byte
+	}{
+		{"flush", cmd(func(c nvme.Command) { c.PutFlush(1) }), nil},
+		{"flush of all", cmd(func(c nvme.Command) { c.PutFlush(nvme.NSIDBroadcast) }), nil},
+		{"write zeroes", rw(nvme.IOWriteZeroes, 1, 40, 7), nil},
+		{"write uncorrectable", rw(nvme.IOWriteUncorrectable, 1, 1000, 7), nil},
+		{"verify", rw(nvme.IOVerify, 1, 40, 7), nil},
+		{"copy", copyOne, copyRanges},
+		{"deallocate", dsm(0, nvme.DSMAD), deallocate},
+	} {
+		r.Command, r.Length, f.data = c.c, len(c.data), [][]byte{c.data}
+		w.shard.Run(func() {
+			if n := testing.AllocsPerRun(100, func() { f.core.Receive(batch) }); n != 0 || f.last != nvme.Success {
+				t.Errorf("%s: %v allocations, want 0; %v", c.name, n, f.last)
+			}
+		})
+	}
 }
 
-func BenchmarkRead4K(b *testing.B) {
+// benchIO measures an I/O command of 4 KiB at the core.
+func benchIO(b *testing.B, c nvme.Command) {
 	w := newWorld(b, target.Config{}, nil)
 	defer w.close()
 	f, r, end := quickQueue(b, w.enable(nil))
 	defer end()
-	r.Command = rw(nvme.IORead, 1, 40, 7)
+	r.Command = c
 	batch := []*transport.Request{r}
 	b.ReportAllocs()
 	w.shard.Run(func() {
@@ -399,3 +418,6 @@ func BenchmarkRead4K(b *testing.B) {
 		}
 	})
 }
+
+func BenchmarkRead4K(b *testing.B)  { benchIO(b, rw(nvme.IORead, 1, 40, 7)) }
+func BenchmarkWrite4K(b *testing.B) { benchIO(b, rw(nvme.IOWrite, 1, 40, 7)) }

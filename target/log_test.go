@@ -2,8 +2,11 @@ package target_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
@@ -312,5 +315,58 @@ func TestFeatureSelections(t *testing.T) {
 		if got := io.ok(getFeature(fid, 0), nil).Result; got != want {
 			t.Errorf("%v after a reset: %#x, want %#x", fid, got, want)
 		}
+	}
+}
+
+// Controller Busy Time is minutes in which I/O commands were outstanding, each
+// once, whatever controllers and queues they are of.
+func TestControllerBusyTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := bdev.NewFaulty(newMemory(t, 1<<20))
+		w := newWorld(t, target.Config{}, f)
+		defer w.close()
+		a, b := w.enable(nil), w.enable(nil)
+		qa, qb := a.io(1, nil), b.io(1, nil)
+		aer := a.aer() // is outstanding, and no I/O
+		page := func() nvme.SMARTLog {
+			return parse[nvme.SMARTLog](t, b.admin.page(getLog(nvme.LogSMART, 512, nil), 512))
+		}
+		time.Sleep(10 * time.Minute)
+		f.Hold()
+		one := qa.send(rw(nvme.IORead, 1, 0, 0), make([]byte, 512))
+		time.Sleep(3 * time.Minute)
+		two := qb.send(rw(nvme.IORead, 1, 0, 0), make([]byte, 512))
+		time.Sleep(4 * time.Minute)
+		f.Release()
+		<-one.done
+		<-two.done
+		time.Sleep(44 * time.Minute)
+		qa.ok(rw(nvme.IORead, 1, 0, 0), make([]byte, 512))
+		if s := page(); s.ControllerBusyTime.Lo != 7 || s.PowerOnHours.Lo != 1 || s.HostReads.Lo != 3 {
+			t.Errorf("busy for %d minutes of %d hours, %d reads", s.ControllerBusyTime.Lo, s.PowerOnHours.Lo, s.HostReads.Lo)
+		}
+		if got := w.sub.Stats().Busy; got != 7*time.Minute {
+			t.Errorf("busy for %v", got)
+		}
+		if !aer.pending() {
+			t.Error("the AER ended")
+		}
+	})
+}
+
+// Reading the statistics costs the same however many queues there are.
+func BenchmarkStats(b *testing.B) {
+	for _, n := range []int{1, 100} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := newWorld(b, target.Config{}, nil)
+			defer w.close()
+			for range n {
+				w.enable(nil).io(1, nil)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				w.sub.Stats()
+			}
+		})
 	}
 }

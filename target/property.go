@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// version is what VS and VER say. What 2.0 made mandatory (Supported Log
-	// Pages, effects of features and of management commands) is not here.
+	// version is what VS and VER say. 2.0 has made mandatory what is not here:
+	// CAP.CRMS with CRTO, and the lists of I/O command sets of Identify.
 	version = nvme.Version1_4
 
 	// readyTimeout is CAP.TO, 500 ms each: how long RDY may take to follow EN.
