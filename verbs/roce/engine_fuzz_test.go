@@ -479,7 +479,7 @@ func (w *fuzzWorld) forge() {
 	h := packet{bth: bth{destQP: q.qp.num, ackReq: b&1 != 0, se: b&2 != 0}, imm: uint32(b)}
 	h.opcode = choose(w, opSendOnly, opWriteOnly, opWriteOnly, opWriteFirst, opWriteMiddle, opWriteLast, opWriteOnlyImm,
 		opSendFirst, opSendMiddle, opSendLast, opSendOnlyInv, opReadRequest, opReadRequest,
-		opReadRespFirst, opReadRespMid, opReadRespOnly, opAcknowledge, opAcknowledge, opCompareSwap, opAtomicAck)
+		opReadRespFirst, opReadRespMid, opReadRespOnly, opAcknowledge, opAcknowledge, opCompareSwap, opAtomicAck, opCNP)
 	flags := opcodes[h.opcode].flags
 	n := 0
 	if flags&opHasPayload != 0 {
@@ -534,7 +534,13 @@ func (w *fuzzWorld) forge() {
 		}
 	}
 	h.payload = bytes.Repeat([]byte{0xf0 | byte(i)}, n)
-	st.receive(forge(peer.addr, st.addr, &h))
+	ident := uint16(0)
+	if b&0xf0 == 0 {
+		ident = uint16(w.byte()) << 8
+	}
+	st.eng.marked = b&0x0f == 0
+	st.receive(forgeIdent(peer.addr, st.addr, &h, ident))
+	st.eng.marked = false
 }
 
 // post posts work requests, if there is room.

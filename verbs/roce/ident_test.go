@@ -133,13 +133,13 @@ func TestOneBitIsNoIdentification(t *testing.T) {
 				}
 				f := frame{good.src, good.dst, slices.Clone(good.b)}
 				for bit := range 8 * len(good.b) {
-					if bit/8 == bthOffFlags {
-						continue // is not covered
-					}
 					if bit > 0 {
 						copy(f.b[(bit-1)/8:], good.b[(bit-1)/8:][:1])
 					}
 					f.b[bit/8] ^= 1 << (bit % 8)
+					if bit/8 == bthOffFlags {
+						continue // is not covered
+					}
 					// As if it were the next packet.
 					if _, _, ok := path.verify(f.b, ident+1); !ok {
 						continue

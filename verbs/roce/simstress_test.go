@@ -49,7 +49,7 @@ func TestStress(t *testing.T) {
 					}
 					attr.Init.MaxSendWR = stressDepth
 					p := l.pair(t, attr)
-					stress(t, p, seed, 300, c.recvs)
+					stress(t, p, seed, 300, stressDepth, c.recvs)
 					l.expectQuiet(t)
 					checkStressStats(t, l, c.link)
 				})
@@ -98,6 +98,7 @@ type stressOp struct {
 // A stressEnd is one end: what it posts, and what it is to receive.
 type stressEnd struct {
 	s     *verbstest.Side
+	depth int
 	mem   *verbstest.Memory // slots that the peer writes and reads
 	model [][]byte          // what the peer has made of them
 	ops   []stressOp
@@ -110,9 +111,9 @@ type stressEnd struct {
 	over                   bool
 }
 
-func stress(t *testing.T, p *verbstest.Pair, seed uint64, count, recvs int) {
+func stress(t *testing.T, p *verbstest.Pair, seed uint64, count, depth, recvs int) {
 	t.Helper()
-	ends := []*stressEnd{{s: p.A}, {s: p.B}}
+	ends := []*stressEnd{{s: p.A, depth: depth}, {s: p.B, depth: depth}}
 	for i, e := range ends {
 		e.mem = e.s.Memory(stressSlots*stressSlot, 77+i, allAccess)
 		for k := range stressSlots {
@@ -163,7 +164,7 @@ func (e *stressEnd) build(peer *stressEnd, r *rand.Rand, count int) {
 	sizes := []int{0, 1, 100, 255, 256, 1023, 1024, 1025, 4096, 4097, 5000, stressSlot}
 	for i := range count {
 		op := stressOp{wr: verbs.SendWR{WRID: uint64(i)}}
-		if r.IntN(4) == 0 || i == count-1 || i%8 == 7 {
+		if every := min(8, e.depth); r.IntN(4) == 0 || i == count-1 || i%every == every-1 {
 			op.wr.Flags = verbs.SendSignaled
 		}
 		n := sizes[r.IntN(len(sizes))]
@@ -187,6 +188,10 @@ func (e *stressEnd) build(peer *stressEnd, r *rand.Rand, count int) {
 				op.wr.Flags |= verbs.SendFence // or it may overtake the RDMA READ
 				clear(readSince)
 			}
+			if r.IntN(4) == 0 {
+				op.wr.Opcode, op.wr.Imm = verbs.WRRDMAWriteWithImm, r.Uint32()
+				peer.want = append(peer.want, stressOp{wr: op.wr, want: buf})
+			}
 			copy(peer.model[slot][off:], buf)
 		case k < 9:
 			op.wr.Opcode = verbs.WRRDMARead
@@ -206,7 +211,7 @@ func (e *stressEnd) build(peer *stressEnd, r *rand.Rand, count int) {
 // post posts as much as there is room for. On the loop.
 func (e *stressEnd) post() error {
 	var wrs []verbs.SendWR
-	for e.posted < len(e.ops) && e.posted-e.done < stressDepth {
+	for e.posted < len(e.ops) && e.posted-e.done < e.depth {
 		wrs = append(wrs, e.ops[e.posted].wr)
 		e.posted++
 	}
@@ -270,10 +275,16 @@ func (e *stressEnd) receive(wc verbs.WC) error {
 	if wc.WRID != uint64(slot) {
 		return fmt.Errorf("receive %d completed, want %d", wc.WRID, slot)
 	}
-	if wc.Flags&verbs.WCWithImm != 0 != (want.wr.Opcode == verbs.WRSendWithImm) || wc.Imm != want.wr.Imm {
+	write := want.wr.Opcode == verbs.WRRDMAWriteWithImm
+	if wc.Flags&verbs.WCWithImm != 0 != (write || want.wr.Opcode == verbs.WRSendWithImm) || wc.Imm != want.wr.Imm {
 		return fmt.Errorf("message %d: completion %+v, want immediate %#x", e.received-1, wc, want.wr.Imm)
 	}
-	if err := verbstest.Same(e.bufs[slot][:wc.ByteLen], want.want); err != nil {
+	if write {
+		// The model says what was written; the receive's memory is not touched.
+		if int(wc.ByteLen) != len(want.want) {
+			return fmt.Errorf("message %d: %d bytes written, want %d", e.received-1, wc.ByteLen, len(want.want))
+		}
+	} else if err := verbstest.Same(e.bufs[slot][:wc.ByteLen], want.want); err != nil {
 		return fmt.Errorf("message %d: %w", e.received-1, err)
 	}
 	clear(e.bufs[slot])
