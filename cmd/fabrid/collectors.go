@@ -41,6 +41,7 @@ var roceHelp = map[string]string{
 	"DropsNoQP":       "Packets dropped: no such queue pair.",
 	"DropsSource":     "Packets dropped: from where the queue pair is not connected to.",
 	"DropsSend":       "Packets that the kernel refused to send.",
+	"DropsReceive":    "Packets, or trains of them, that the receive buffer had no room for.",
 	"NAKsSent":        "NAKs sent.",
 	"NAKsReceived":    "NAKs received.",
 	"RNRsSent":        "RNR NAKs sent: no receive was posted.",

@@ -84,9 +84,6 @@ func (r *requester) advanceUna(end PSN) {
 	if q.timer.Armed() && r.rnrUntil == 0 && q.timer.Deadline() > r.due() {
 		q.eng.shard.Arm(&q.timer, r.due()) // it was armed when we knew less
 	}
-	if r.recovering && end.Sub(r.recovered) >= 0 {
-		r.recovering = false
-	}
 	r.retries, r.rnrRetries = q.attr.RetryCnt, q.attr.RNRRetry
 	r.skip()
 	r.reap()
@@ -221,6 +218,7 @@ func (r *requester) rnr(p PSN, syndrome uint8) {
 		return
 	}
 	q.eng.stats.RNRsReceived++
+	r.retries, r.silent = q.attr.RetryCnt, false // it is there
 	if r.rnrRetries == 0 {
 		r.failAt(p, verbs.WCRNRRetryExcErr, fmt.Errorf("roce: QP %#x: the peer posts no receive", q.num))
 		return

@@ -167,7 +167,12 @@ func (d *Device) Addr() netip.AddrPort { return netip.AddrPortFrom(d.cfg.Addr, d
 
 // Stats returns what was counted so far.
 func (d *Device) Stats() (s Stats) {
-	_ = d.cfg.Shard.Run(func() { s = d.eng.stats })
+	_ = d.cfg.Shard.Run(func() {
+		if w, ok := d.eng.wire.(*socket); ok {
+			d.eng.stats.DropsReceive = w.drops()
+		}
+		s = d.eng.stats
+	})
 	return s
 }
 

@@ -80,6 +80,7 @@ type Stats struct {
 	IdentsSolved, IdentJumps     uint64 // it was not the expected one; and was not near, but good
 	DropsNoQP, DropsSource       uint64
 	DropsSend                    uint64 // the kernel refused them
+	DropsReceive                 uint64 // the receive buffer was full
 	NAKsSent, NAKsReceived       uint64
 	RNRsSent, RNRsReceived       uint64
 	Duplicates                   uint64

@@ -106,6 +106,7 @@ func benchEngine(b *testing.B, cfg Config, mtu int, op verbs.WROpcode, n, depth 
 	sa, sb := here.Stats(), there.Stats()
 	b.ReportMetric(float64(sa.Retransmits), "retransmits")
 	b.ReportMetric(float64(sa.Timeouts), "timeouts")
+	b.ReportMetric(float64(sa.DropsReceive+sb.DropsReceive), "drops")
 	b.ReportMetric(float64(sa.SendCalls+sb.SendCalls)/float64(b.N), "sends/op")
 	b.ReportMetric(float64(sa.PacketsSent+sb.PacketsSent)/float64(b.N), "packets/op")
 }

@@ -856,7 +856,7 @@ func (w *fuzzWorld) settle() {
 				}
 				w.deliverAll()
 				for _, q := range w.ends[0] {
-					if q.qp.resp.reads.ring != nil && q.qp.state == verbs.RTS && (w.srq && q.st.srq.Posted() == 0 || !w.srq && len(q.recvs) == 0) {
+					if q.qp.state == verbs.RTS && (w.srq && q.st.srq.Posted() == 0 || !w.srq && len(q.recvs) == 0) {
 						w.postRecv(q)
 					}
 				}

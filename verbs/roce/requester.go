@@ -32,21 +32,20 @@ type requester struct {
 	// first.
 	reads []readPart
 
-	window     int  // packets of SEND and WRITE that may be in flight
-	inflight   int  // that are; also charged to the path
-	awaited    int  // packets of READ responses that are to come; charged to the path
-	acked      int  // acknowledged since the window last grew
-	sinceAck   int  // packets sent since one that asked for an ACK
-	lossy      bool // there was a loss
-	recovering bool // there was one of PSNs before recovered: more is part of it
-	recovered  PSN
-	repaired   bool // una was found missing and is on its way again
-	silent     bool // the timer has expired, and nothing has come since
-	probe      bool // one packet is to be sent, to see what has become of it
-	probed     bool // it was, and nothing has come since
-	alone      bool // what came was an answer to that alone
+	window   int  // packets of SEND and WRITE that may be in flight
+	inflight int  // that are; also charged to the path
+	awaited  int  // packets of READ responses that are to come; charged to the path
+	acked    int  // acknowledged since the window last grew
+	sinceAck int  // packets sent since one that asked for an ACK
+	lossy    bool // there was a loss
+	repaired bool // una was found missing and is on its way again
+	silent   bool // the timer has expired, and nothing has come since
+	probe    bool // one packet is to be sent, to see what has become of it
+	probed   bool // it was, and nothing has come since
+	alone    bool // what came was an answer to that alone
 
 	retries, rnrRetries int
+	lostBefore          time.Duration // what is lost before is part of the same loss
 	progress            time.Duration // when the peer last acknowledged something new
 	rnrUntil            time.Duration // nothing is sent before
 	roundTrip
@@ -449,15 +448,17 @@ func (r *requester) goBack() {
 	q.eng.wantSend(q)
 }
 
-// lost shrinks the window, once for all that is lost of what is in flight.
+// lost shrinks the window, once in a round trip: what was sent again may be lost
+// again.
 func (r *requester) lost() {
-	if r.recovering {
+	now := r.qp.now()
+	if now < r.lostBefore {
 		return
 	}
-	r.lossy, r.recovering, r.recovered = true, true, r.sent
+	r.lossy, r.lostBefore = true, now+r.srtt
 	r.window = max(windowMin, r.window/2)
 	r.acked = 0
-	r.qp.path.lost(r.qp.now(), r.srtt)
+	r.qp.path.lost(now, r.srtt)
 }
 
 // grow widens the window for n packets acknowledged: by as many as were

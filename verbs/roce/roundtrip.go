@@ -51,10 +51,12 @@ func (t *roundTrip) answered(una PSN, now time.Duration) {
 		// or not as long, this is the answer to what was sent at first.
 		d, usual := now-t.again, t.srtt
 		t.again = 0
-		if usual == 0 || 2*d >= usual && d <= 8*usual+stallLeast {
-			return // which of them was answered is not known (Karn)
+		switch {
+		case usual == 0:
+			t.measured(d) // better than nothing, where all is lost at first
+		case 2*d < usual || d > 8*usual+stallLeast:
+			t.stall, t.stalledBefore = max(t.stall, min(now-t.silence, rtoMax)), now+stallMemory
 		}
-		t.stall, t.stalledBefore = max(t.stall, min(now-t.silence, rtoMax)), now+stallMemory
 	} else {
 		if !t.timing || una.Sub(t.timedPSN) <= 0 {
 			return

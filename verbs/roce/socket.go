@@ -488,6 +488,19 @@ func (s *socket) trySendmmsg(n int) (int, unix.Errno) {
 	return int(sent), 0
 }
 
+// drops returns how many packets, or trains of them, the kernel had no room for.
+func (s *socket) drops() uint64 {
+	// SK_MEMINFO_DROPS is the last of linux/sock_diag.h's SK_MEMINFO variables.
+	var info [9]uint32
+	n := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0)
+	if errno != 0 {
+		return 0 // a kernel before 4.12
+	}
+	return uint64(info[8])
+}
+
 func (s *socket) close() error {
 	return errors.Join(s.eng.shard.Remove(s.id), s.leave(s), unix.Close(s.fd))
 }

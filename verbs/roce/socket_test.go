@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/verbs"
 	"github.com/fabrid/fabrid/verbs/verbstest"
 )
@@ -148,4 +149,27 @@ func slowLoopback() error {
 		return fmt.Errorf("tc: %w: %s", err, out)
 	}
 	return err
+}
+
+// TestReceiveBufferIsFull sends to a socket whose shard does something else: what
+// its buffer does not hold is counted, and sent again.
+func TestReceiveBufferIsFull(t *testing.T) {
+	a, b := openSockets(t, Config{SocketBuffer: 16 << 10, NoGSO: true, NoGRO: true})
+	p := verbstest.Connect(t, a.node(), b.node(), verbstest.DefaultAttr(4096))
+	const n = 256 << 10
+	m := p.B.Memory(n, 1, 7)
+	data := verbstest.Filled(n, 2)
+	busy, begun := make(chan struct{}), make(chan struct{})
+	b.shard.Post(&shard.Task{Fn: func() { close(begun); <-busy }})
+	<-begun
+	p.A.Post(verbs.SendWR{WRID: 1, Opcode: verbs.WRRDMAWrite, Flags: verbs.SendSignaled, SG: p.A.SG(data), RemoteAddr: m.IOVA, RKey: m.MR.RKey()})
+	if st := a.Stats(); st.PacketsSent < windowStart/2 { // waits for the shard, and so for what it sends first
+		t.Errorf("%d packets sent", st.PacketsSent)
+	}
+	close(busy)
+	p.A.Expect(verbstest.Wrote(1))
+	m.ExpectAt("written", 0, data)
+	if st := b.Stats(); st.DropsReceive == 0 {
+		t.Errorf("no packet was dropped: %+v", st)
+	}
 }
