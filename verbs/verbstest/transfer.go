@@ -2,6 +2,7 @@ package verbstest
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/fabrid/fabrid/verbs"
 )
@@ -24,6 +25,7 @@ func transferChecks() (checks []check) {
 	}
 	return append(checks,
 		check{"both ways at once", bothWays},
+		check{"immediate data both ways at once", needs(immediateBothWays, immediate...)},
 		check{"registered local memory", registeredLocalMemory},
 	)
 }
@@ -203,6 +205,60 @@ func bothWays(e *env) {
 			x.s.ExpectBytes(fmt.Sprintf("SEND %d", k), x.got[k], ends[1-i].src)
 			x.s.ExpectBytes(fmt.Sprintf("RDMA READ %d", k), x.read[k], Filled(2*n+2*margin, 2-i)[margin+n:margin+2*n])
 		}
+	}
+}
+
+// immediateBothWays has both ends send immediate data by SEND and by RDMA WRITE in
+// turn: each takes one receive, in order, and a WRITE touches no memory of its.
+func immediateBothWays(e *env) {
+	const rounds, n = 8, 3000
+	p := e.pair()
+	sides := []*Side{p.A, p.B}
+	var mem [2]*Memory
+	var got [2][][]byte
+	for i, s := range sides {
+		mem[i], got[i] = s.Memory(n*rounds, i+1, allAccess), Bufs(rounds, n)
+		s.PostRecv(100, got[i]...)
+	}
+	data := func(side, k int) []byte { return Filled(n-k, 10*side+k) }
+	for i, s := range sides {
+		peer := mem[1-i]
+		var wrs []verbs.SendWR
+		for k := range rounds {
+			wr := verbs.SendWR{WRID: uint64(k), Opcode: verbs.WRSendWithImm, Flags: verbs.SendSignaled, SG: s.SG(data(i, k)), Imm: uint32(i<<16 + k)}
+			if k%2 == 1 {
+				wr.Opcode, wr.RemoteAddr, wr.RKey = verbs.WRRDMAWriteWithImm, peer.IOVA+uint64(k*n), peer.MR.RKey()
+			}
+			wrs = append(wrs, wr)
+		}
+		s.Post(wrs...)
+	}
+	for i, s := range sides {
+		sends, recvs := 0, 0
+		for range 2 * rounds {
+			wc, want := s.Next(), verbs.WC{}
+			if wc.Opcode == verbs.WCRecv {
+				want = Received(uint64(100+recvs), n-recvs)
+				want.Flags, want.Imm = verbs.WCWithImm, uint32((1-i)<<16+recvs)
+				recvs++
+			} else {
+				want = []verbs.WC{Sent(uint64(sends)), Wrote(uint64(sends))}[sends%2]
+				sends++
+			}
+			want.QPN = s.QP.Num()
+			if err := compare(wc, want); err != nil {
+				e.Fatalf("%s: %v", s.Name, err)
+			}
+		}
+		for k := range rounds {
+			want, where := data(1-i, k), got[i][k][:n-k]
+			if k%2 == 1 {
+				s.ExpectBytes("the receive of a WRITE", where, make([]byte, n-k))
+				where = mem[i].Buf[k*n:][:n-k]
+			}
+			s.ExpectBytes(fmt.Sprintf("message %d", k), where, want)
+		}
+		s.ExpectNone(time.Millisecond)
 	}
 }
 
