@@ -56,6 +56,7 @@ var roceHelp = map[string]string{
 	"CNPsReceived":    "Congestion notifications received.",
 	"MADsSent":        "Messages of the connection manager sent.",
 	"MADsReceived":    "Messages of the connection manager received.",
+	"MADsStray":       "Messages of the connection manager about no connection of their sender's.",
 	"ICMPErrors":      "ICMP errors looked at while connections were asked for.",
 }
 

@@ -79,6 +79,7 @@ func TestForgedMessages(t *testing.T) {
 		e := w.enemy()
 		defer e.detach()
 		w.told()
+		before := w.device.Device.Stats().MADsStray
 		victims := w.victims()
 		if len(victims) != 3 {
 			w.Fatalf("connections of the good host: %+v", victims)
@@ -119,6 +120,9 @@ func TestForgedMessages(t *testing.T) {
 		}
 		if lines := w.told(); len(lines) != 0 {
 			w.Errorf("told\n%s", strings.Join(lines, "\n"))
+		}
+		if n := w.device.Device.Stats().MADsStray - before; n < 3*20 {
+			w.Errorf("%d messages were counted", n)
 		}
 
 		// Its GUID, queue pair and comm ID from another address are another peer's,

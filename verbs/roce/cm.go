@@ -81,7 +81,8 @@ type cm struct {
 	peerQPs map[cmPeerQP]*cmConn
 	qpns    map[uint32]*cmConn // by our queue pair, once it is connected
 
-	requests  int // in flight: connections in REQ-SENT
+	stray     uint64 // messages about no connection of their sender's
+	requests  int    // in flight: connections in REQ-SENT
 	halfOpen  int
 	lingering int
 	timewait  cmTimewait
@@ -221,6 +222,7 @@ func (m *cm) receiveMAD(local, remote netip.Addr, srcQPN uint32, mad []byte) {
 func (m *cm) byOurs(remote netip.Addr, ours uint32) *cmConn {
 	c := m.conns[ours]
 	if c == nil || c.remote.Addr().Unmap() != remote.Unmap() {
+		m.stray++
 		return nil
 	}
 	return c
@@ -228,7 +230,11 @@ func (m *cm) byOurs(remote netip.Addr, ours uint32) *cmConn {
 
 func (m *cm) byBoth(remote netip.Addr, ours, theirs uint32) *cmConn {
 	c := m.byOurs(remote, ours)
-	if c == nil || !c.known || c.peerID != theirs {
+	if c == nil {
+		return nil
+	}
+	if !c.known || c.peerID != theirs {
+		m.stray++
 		return nil
 	}
 	return c

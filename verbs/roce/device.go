@@ -172,6 +172,9 @@ func (d *Device) Stats() (s Stats) {
 			d.eng.stats.DropsReceive = w.drops()
 		}
 		s = d.eng.stats
+		if d.eng.cm != nil {
+			s.MADsStray = d.eng.cm.stray
+		}
 	})
 	return s
 }

@@ -90,6 +90,7 @@ type Stats struct {
 	ECNMarked                    uint64 // packets received that saw congestion
 	CNPsSent, CNPsReceived       uint64
 	MADsSent, MADsReceived       uint64
+	MADsStray                    uint64 // received, about no connection of their sender's
 	ICMPErrors                   uint64 // that were looked at
 }
 
