@@ -74,7 +74,7 @@ func (q *Queue) refused(c *command, s nvme.Status) {
 	switch {
 	case c.canceled != nil && (aborted || !s.DNR()):
 		q.finish(c, c.canceled)
-	case !c.idempotent || s.DNR() && !aborted || q.closed != nil || q.failing != nil,
+	case !c.idempotent || s.DNR() && !aborted || q.closed != nil,
 		errors.Is(s, nvme.CompareFailure), errors.Is(s, nvme.ANAPersistentLoss):
 		q.finish(c, s)
 	case noPath(s):
