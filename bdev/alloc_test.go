@@ -47,7 +47,7 @@ func TestFileDoesNotAllocate(t *testing.T) {
 				for i, buf := range pages(t, depth, 8192) {
 					data := buf[odd:][:4096]
 					ops[i] = bdev.Op{Offset: uint64(i/2*2) * 4096, Length: 4096, Data: [][]byte{data[:1024], data[1024:]}, Shard: b.Shard,
-						Kind: []bdev.Kind{bdev.Read, bdev.Write, bdev.Write}[i%3], FUA: i%6 == 2}
+						Kind: []bdev.Kind{bdev.Read, bdev.Write, bdev.Write}[i%3], FUA: i == 2}
 					ops[i].Done = func(op *bdev.Op) {
 						if op.Err != nil {
 							t.Error(op.Err)
@@ -63,7 +63,13 @@ func TestFileDoesNotAllocate(t *testing.T) {
 						b.Dev.Submit(&ops[i])
 					}
 				}}
-				if n := testing.AllocsPerRun(20, func() { b.Shard.Post(&task); <-done }); n != 0 {
+				run := func() { b.Shard.Post(&task); <-done }
+				// The runtime makes threads for system calls that block, now and then, and
+				// remembers them in memory: that is no allocation of each I/O.
+				for range 20 {
+					run()
+				}
+				if n := testing.AllocsPerRun(25, run); n != 0 {
 					t.Errorf("%v allocations in %d I/Os, want 0", n, depth)
 				}
 			})

@@ -14,6 +14,9 @@ import (
 func TestCancel(t *testing.T) {
 	const n = 64
 	for _, d := range devices {
+		if d.long && testing.Short() {
+			continue
+		}
 		t.Run(d.name, func(t *testing.T) {
 			b := bdevtest.NewBench(t, d.cfg.Make(t, bdevtest.Size, 4096))
 			dev, ok := b.Dev.(bdev.Canceler)
@@ -96,6 +99,9 @@ func TestCancel(t *testing.T) {
 func TestCancelOverlap(t *testing.T) {
 	const n = 600 // more than are looked at together
 	for _, d := range devices {
+		if d.long && testing.Short() {
+			continue
+		}
 		t.Run(d.name, func(t *testing.T) {
 			b := bdevtest.NewBench(t, d.cfg.Make(t, bdevtest.Size, 4096))
 			f, ok := b.Dev.(*bdev.File)

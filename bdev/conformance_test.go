@@ -13,28 +13,29 @@ import (
 var devices = []struct {
 	name string
 	cfg  bdevtest.Config
+	long bool // not in short runs: others do the same together
 }{
-	{"memory", bdevtest.Config{Make: makeMemory}},
-	{"null", bdevtest.Config{Forgets: true, Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+	{name: "memory", cfg: bdevtest.Config{Make: makeMemory}},
+	{name: "null", cfg: bdevtest.Config{Forgets: true, Make: func(t *testing.T, size uint64, bs int) bdev.Device {
 		return must(bdev.NewNull(bdev.NullConfig{Size: size, BlockSize: bs}))(t)
 	}}},
-	{"faulty", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+	{name: "faulty", cfg: bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
 		return bdev.NewFaulty(makeMemory(t, size, bs))
 	}}},
-	{"delayed", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+	{name: "delayed", cfg: bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
 		f := bdev.NewFaulty(makeMemory(t, size, bs))
 		f.Delay(time.Microsecond)
 		return f
 	}}},
-	{"powerloss", bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
+	{name: "powerloss", cfg: bdevtest.Config{Make: func(t *testing.T, size uint64, bs int) bdev.Device {
 		return bdev.NewPowerLoss(makeMemory(t, size, bs), 1)
 	}}},
-	{"file", bdevtest.Config{Make: file(bdev.FileConfig{})}},
-	{"file-workers", bdevtest.Config{Make: file(bdev.FileConfig{NoURing: true, Workers: 3})}},
-	{"file-buffered", bdevtest.Config{Make: file(bdev.FileConfig{Buffered: true})}},
-	{"block", bdevtest.Config{Make: block(bdev.FileConfig{})}},
-	{"block-workers", bdevtest.Config{Make: block(bdev.FileConfig{NoURing: true})}},
-	{"file-buffered-workers", bdevtest.Config{Make: file(bdev.FileConfig{Buffered: true, NoURing: true})}},
+	{name: "file", cfg: bdevtest.Config{Make: file(bdev.FileConfig{})}},
+	{name: "file-workers", cfg: bdevtest.Config{Make: file(bdev.FileConfig{NoURing: true, Workers: 3})}},
+	{name: "file-buffered", cfg: bdevtest.Config{Make: file(bdev.FileConfig{Buffered: true})}},
+	{name: "block", cfg: bdevtest.Config{Make: block(bdev.FileConfig{})}},
+	{name: "block-workers", cfg: bdevtest.Config{Make: block(bdev.FileConfig{NoURing: true})}, long: true},
+	{name: "file-buffered-workers", cfg: bdevtest.Config{Make: file(bdev.FileConfig{Buffered: true, NoURing: true})}, long: true},
 }
 
 func makeMemory(t *testing.T, size uint64, bs int) bdev.Device {
@@ -63,6 +64,9 @@ func must[T any](v T, err error) func(*testing.T) T {
 
 func TestConformance(t *testing.T) {
 	for _, d := range devices {
+		if d.long && testing.Short() {
+			continue
+		}
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			bdevtest.Run(t, d.cfg)

@@ -97,7 +97,10 @@ func retry(call func() error) error {
 // s.moved is zero.
 func (f *File) aim(s *slot) {
 	op := s.op
-	s.iov, s.bounced = s.iov[:0], false
+	if s.bounced = false; s.iov == nil {
+		s.iov = s.room[:]
+	}
+	s.iov = s.iov[:0]
 	skip, left := s.moved, min(op.Length-s.moved, fileStep)
 	for _, d := range op.Data {
 		if uint64(len(d)) <= skip {

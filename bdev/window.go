@@ -40,8 +40,9 @@ type slot struct {
 	blocks   slotSet // slots that wait for this
 
 	moved   uint64       // bytes of op.Data that are done
-	iov     []unix.Iovec // what is being moved, of op.Data
-	bounced bool         // iov is the slot's bounce buffer instead
+	iov     []unix.Iovec // what is being moved, of op.Data; in room if it is little
+	room    [4]unix.Iovec
+	bounced bool // iov is the slot's bounce buffer instead
 }
 
 func (w *window) init() {
