@@ -27,8 +27,7 @@ type bounce struct {
 func (b *bounce) take(rq *request) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch n := len(b.free); {
-	case b.first != nil:
+	switch n := len(b.free); { // while somebody waits nothing is free
 	case n > 0:
 		rq.steps.buf = b.free[n-1]
 		b.free = b.free[:n-1]

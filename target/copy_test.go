@@ -424,3 +424,98 @@ func TestWriteUncorrectable(t *testing.T) {
 		t.Errorf("everything marked: %v", got)
 	}
 }
+
+// Who has had a piece and waits for the next leaves without what is another's by
+// now.
+func TestAbortInLineAgain(t *testing.T) {
+	f := bdev.NewFaulty(newMemory(t, 1<<20))
+	w := newWorld(t, target.Config{}, f)
+	defer w.close()
+	h := w.enable(nil)
+	q := h.io(1, nil)
+	verify := func() *slot { return q.send(rw(nvme.IOVerify, 1, 0, 999), nil) }
+	f.Hold(bdev.Read)
+	v := []*slot{verify(), verify(), verify()}
+	f.WaitHeld(2)
+	q.shard.Run(func() { // one piece of the first two, and no more
+		f.Release()
+		f.Hold(bdev.Read)
+	})
+	f.WaitHeld(2) // the third, and the first again
+	if got := h.abort(1, v[1].cid()); got != 0 {
+		t.Errorf("result %d", got)
+	}
+	<-v[1].done
+	v = append(v, verify(), verify())
+	if n := f.Held(); n != 2 {
+		t.Errorf("%d reads at once, want 2", n)
+	}
+	f.Release()
+	for i, s := range v {
+		<-s.done
+		if got := s.Completion.Status; got != nvme.Success && i != 1 {
+			t.Errorf("command %d: %v", i, got)
+		}
+	}
+}
+
+// Copies of several hosts at once, through the same memory, do not mix.
+func TestCopiesDoNotMix(t *testing.T) {
+	const n, blocks = 6, 600
+	dev := newMemory(t, 2*n*blocks*512)
+	w := newWorld(t, target.Config{}, dev)
+	h := w.enable(nil)
+	here := h.io(1, nil)
+	there, end := h.onShard(2)
+	defer end()
+	defer w.close()
+	want := numbered(n*blocks*512, 512)
+	for i := range n {
+		here.ok(rw(nvme.IOWrite, 1, uint64(i*blocks), blocks-1), want[i*blocks*512:][:blocks*512])
+	}
+	for range 3 {
+		var all []*slot
+		for i := range n {
+			c, b := copyCmd(uint64((n+i)*blocks), nvme.CopyRange{SLBA: uint64(i * blocks), NLB: blocks - 1})
+			all = append(all, []*queue{here, there}[i%2].send(c, b))
+		}
+		for _, s := range all {
+			<-s.done
+			if s.Completion.Status != nvme.Success {
+				t.Error(s.Completion.Status)
+			}
+		}
+		for i := range n {
+			got := make([]byte, blocks*512)
+			here.ok(rw(nvme.IORead, 1, uint64((n+i)*blocks), blocks-1), got)
+			if !bytes.Equal(got, want[i*blocks*512:][:blocks*512]) {
+				t.Errorf("copy %d: other data", i)
+			}
+		}
+		here.ok(rw(nvme.IOWriteZeroes, 1, n*blocks, n*blocks-1), nil)
+	}
+}
+
+// A long command does not keep the memory until it has ended.
+func TestPiecesTakeTurns(t *testing.T) {
+	rec := &recorder{Device: newMemory(t, 1<<20), t: t}
+	f := bdev.NewFaulty(rec)
+	w := newWorld(t, target.Config{}, f)
+	defer w.close()
+	q := w.enable(nil).io(1, nil)
+	f.Hold(bdev.Read)
+	var all []*slot
+	for i := range uint64(3) {
+		all = append(all, q.send(rw(nvme.IOVerify, 1, i, 599), nil))
+	}
+	f.Release()
+	for _, s := range all {
+		<-s.done
+	}
+	const want = "read 0+131072; read 512+131072; read 1024+131072; " +
+		"read 131072+131072; read 131584+131072; read 132096+131072; " +
+		"read 262144+45056; read 262656+45056; read 263168+45056; "
+	if got := text(rec.take()); got != want {
+		t.Errorf("%s", got)
+	}
+}
