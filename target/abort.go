@@ -43,9 +43,12 @@ func (rq *request) abort() {
 		c.aborts--
 		rq.complete(nil)
 	}}
+	// At the end of the round, when the fabric has sent what the command ended with:
+	// that goes first.
+	answer := &shard.Flusher{Fn: func() { rq.q.shard().Post(back) }} // if closed: then nobody waits for it
 	there := &shard.Task{Fn: func() {
 		rq.abortOn(q, cid)
-		rq.q.shard().Post(back) // if closed: then nobody waits for it
+		q.shard().Flush(answer)
 	}}
 	if !q.shard().Post(there) {
 		back.Fn()

@@ -394,6 +394,15 @@ func TestLogs(t *testing.T) {
 	if !bytes.Equal(part, append(whole[1024:], make([]byte, 1024)...)) {
 		t.Error("the page in parts says something else")
 	}
+	// At its end, and across it: nothing is there, and no error. Any number of
+	// dwords, also more than 16 bits say.
+	for _, tt := range []struct{ lpo, n, left int }{{4096, 4, 0}, {4092, 4, 4}, {4092, 8, 4}, {0, 4, 4}, {0, 4100, 4096}, {4, 1 << 18 << 2, 4092}} {
+		b := bytes.Repeat([]byte{0xEE}, tt.n)
+		h.admin.ok(getLog(nvme.LogEffects, tt.n, func(g *nvme.GetLogPageCommand) { g.LPO = uint64(tt.lpo) }), b)
+		if !bytes.Equal(b[:tt.left], whole[tt.lpo:][:tt.left]) || !bytes.Equal(b[tt.left:], make([]byte, tt.n-tt.left)) {
+			t.Errorf("%d bytes from %d: something else", tt.n, tt.lpo)
+		}
+	}
 }
 
 // Asynchronous Event Requests that a host leaves behind, as every host does, are
