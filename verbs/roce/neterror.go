@@ -34,6 +34,9 @@ func (s *socket) hearErrors(on bool) {
 	} else {
 		_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_RECVERR, value)
 	}
+	if !on { // what has not been told is nobody's any more
+		_, _ = unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	}
 }
 
 // maxErrors bounds the errors of one turn: a flood of them has others wait.
