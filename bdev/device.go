@@ -126,6 +126,7 @@ type Op struct {
 	// Of file devices. The function of back is that of the device that had the
 	// op last, so that it is made once.
 	slot *slot
+	prev *Op // in the line before the window; Next is the other way
 	file *File
 	back shard.Task
 }

@@ -19,7 +19,7 @@ type window struct {
 	used  slotSet
 	free  []uint8 // last freed first: their memory is warm
 
-	first, last *Op // the line before the window, by Op.Next
+	first, last *Op // the line before the window, by Op.Next and Op.prev
 }
 
 // A slotSet is a set of indices of slots.
@@ -56,8 +56,8 @@ func (w *window) init() {
 // enter takes op in. It returns its slot if it may start, or nil: leave will
 // return it.
 func (w *window) enter(op *Op) *slot {
-	op.Next = nil
 	if len(w.free) == 0 {
+		op.Next, op.prev = nil, w.last
 		if w.last == nil {
 			w.first = op
 		} else {
@@ -105,9 +105,7 @@ func (w *window) leave(s *slot) (ready *slot) {
 	s.op.slot, s.op = nil, nil
 	w.free = append(w.free, s.index)
 	if op := w.first; op != nil {
-		if w.first = op.Next; w.first == nil {
-			w.last = nil
-		}
+		w.leaveLine(op)
 		if s := w.enter(op); s != nil {
 			*end = s
 		}
@@ -116,19 +114,23 @@ func (w *window) leave(s *slot) (ready *slot) {
 }
 
 // leaveLine takes op out of the line before the window, and reports whether it
-// was there.
+// was there. It does not look for it: the line may be as long as all hosts make it.
 func (w *window) leaveLine(op *Op) bool {
-	for at, before := &w.first, (*Op)(nil); *at != nil; before, at = *at, &(*at).Next {
-		if *at != op {
-			continue
-		}
-		if *at = op.Next; w.last == op {
-			w.last = before
-		}
-		op.Next = nil
-		return true
+	if op != w.first && op.prev == nil {
+		return false
 	}
-	return false
+	if op.prev == nil {
+		w.first = op.Next
+	} else {
+		op.prev.Next = op.Next
+	}
+	if op.Next == nil {
+		w.last = op.prev
+	} else {
+		op.Next.prev = op.prev
+	}
+	op.Next, op.prev = nil, nil
+	return true
 }
 
 // waitNoMore has s, which waits for others, wait for none.

@@ -20,7 +20,7 @@ type bounce struct {
 	mu          lockdep.Mutex[bounceMu] // guards below
 	made        int
 	free        [][]byte
-	first, last *request // by steps.line
+	first, last *request // by steps.behind and steps.ahead
 }
 
 // take gives rq a buffer, or puts it in the line. Its turn follows.
@@ -43,13 +43,29 @@ func (b *bounce) take(rq *request) bool {
 }
 
 func (b *bounce) pushLocked(rq *request) {
-	rq.steps.line = nil
 	if b.first == nil {
 		b.first = rq
 	} else {
-		b.last.steps.line = rq
+		b.last.steps.behind, rq.steps.ahead = rq, b.last
 	}
 	b.last = rq
+}
+
+// removeLocked takes rq out of the line, wherever it stands: a host may have made
+// that long, and when its queues go down all of it leaves.
+func (b *bounce) removeLocked(rq *request) {
+	s := rq.steps
+	if s.ahead == nil {
+		b.first = s.behind
+	} else {
+		s.ahead.steps.behind = s.behind
+	}
+	if s.behind == nil {
+		b.last = s.ahead
+	} else {
+		s.behind.steps.ahead = s.ahead
+	}
+	s.ahead, s.behind = nil, nil
 }
 
 // put takes a buffer back. The first in the line gets it, on its own shard.
@@ -62,7 +78,7 @@ func (b *bounce) put(buf []byte) {
 			b.mu.Unlock()
 			return
 		}
-		b.first, rq.steps.line = rq.steps.line, nil
+		b.removeLocked(rq)
 		rq.steps.buf = buf
 		b.mu.Unlock()
 		if rq.q.shard().Post(&rq.steps.turn) {
@@ -93,23 +109,11 @@ func (b *bounce) exchange(rq *request) bool {
 func (b *bounce) leave(rq *request) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var before *request
-	for at := b.first; at != nil; before, at = at, at.steps.line {
-		if at != rq {
-			continue
-		}
-		if before == nil {
-			b.first = rq.steps.line
-		} else {
-			before.steps.line = rq.steps.line
-		}
-		if b.last == rq {
-			b.last = before
-		}
-		rq.steps.line = nil
-		return true
+	if rq != b.first && rq.steps.ahead == nil {
+		return false
 	}
-	return false
+	b.removeLocked(rq)
+	return true
 }
 
 // haveBuffer returns whether the request has a buffer now; otherwise its turn

@@ -3,6 +3,7 @@ package target
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
@@ -201,22 +202,24 @@ func (rq *request) flush() {
 	rq.submit(bdev.Flush, 0, 0, nil)
 }
 
+// flushDone goes on after a namespace.
 func (rq *request) flushDone() {
-	if rq.r.Command.NSID() != nvme.NSIDBroadcast {
-		rq.complete(nil)
-		return
+	if rq.r.Command.NSID() == nvme.NSIDBroadcast {
+		ids := rq.q.ctrl.subsystem.table.Load().ids
+		if n := len(ids); n > 0 && int(ids[n-1]) > rq.steps.next {
+			rq.again()
+			return
+		}
 	}
-	rq.nextFlush()
+	rq.complete(nil)
 }
 
 // nextFlush flushes the namespace that comes next, in the order of their
 // identifiers; steps.next is the last that was.
 func (rq *request) nextFlush() {
 	table := rq.q.ctrl.subsystem.table.Load()
-	for _, id := range table.ids {
-		if int(id) <= rq.steps.next {
-			continue
-		}
+	from, _ := slices.BinarySearch(table.ids, uint32(rq.steps.next)+1)
+	for _, id := range table.ids[from:] {
 		rq.steps.next, rq.ns = int(id), table.find(id)
 		if rq.ns.state.removed.Load() {
 			continue

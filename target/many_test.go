@@ -8,6 +8,7 @@ import (
 
 	"github.com/fabrid/fabrid/bdev"
 	"github.com/fabrid/fabrid/nvme"
+	"github.com/fabrid/fabrid/shard"
 	"github.com/fabrid/fabrid/target"
 	"github.com/fabrid/fabrid/transport"
 )
@@ -198,4 +199,32 @@ func TestManyOfEach(t *testing.T) {
 	only.csts() // is there still
 	two.releases.Wait()
 	w.queues = append(w.queues, two.queues...)
+}
+
+// A Flush of all namespaces, of which there may be thousands, lets others have the
+// shard in between, and flushes each once.
+func TestFlushOfAllGivesWay(t *testing.T) {
+	rec := &recorder{Device: newMemory(t, 4096), t: t}
+	w := newWorld(t, target.Config{}, rec)
+	defer w.close()
+	const n = 20
+	for range n - 1 {
+		if _, err := w.sub.AddNamespace(target.NamespaceConfig{Device: rec}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := w.enable(nil).io(1, nil)
+	flushes, others := 0, 0
+	other := shard.Task{Fn: func() { others++ }}
+	rec.fail = func(bdev.Kind) error {
+		if flushes++; others < flushes-2 {
+			t.Errorf("flush %d, and others had %d turns", flushes, others)
+		}
+		w.shard.Post(&other)
+		return nil
+	}
+	q.ok(cmd(func(c nvme.Command) { c.PutFlush(nvme.NSIDBroadcast) }), nil)
+	if flushes != n {
+		t.Errorf("%d flushes of %d namespaces", flushes, n)
+	}
 }

@@ -67,7 +67,8 @@ type steps struct {
 	writing bool       // Copy: of the piece, the write
 	buf     []byte     // memory of the namespace's, or nil
 	data    [1][]byte
-	line    *request // who is behind in the line for it; guarded by bounce.mu
+
+	ahead, behind *request // in the line for it; guarded by bounce.mu
 }
 
 // Errors that are made once.
