@@ -430,3 +430,24 @@ func TestDiscoveryController(t *testing.T) {
 		w.disconnect(c)
 	})
 }
+
+// A Connect of an I/O queue that is refused says why, as one of the admin queue
+// does, and a controller whose refusal has DNR is given up.
+func TestIOQueueRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c, l := w.connectLogged(w.config())
+		w.refuse(2, nvme.ConnectInvalidHost.WithDNR())
+		w.cut(adminQueue)
+		l.wait(t, "connect failed")
+		l.wait(t, "dead")
+		if err := c.Cause(); !errors.Is(err, host.ErrLost) || !errors.Is(err, nvme.ConnectInvalidHost) || !host.DNR(err) {
+			t.Errorf("cause %v", err)
+		}
+		w.disconnect(c)
+		_, err := host.Connect(context.Background(), w.config())
+		var ce *host.ConnectError
+		if !errors.As(err, &ce) || ce.Step != "Connect of queue 1" || !errors.Is(err, nvme.ConnectInvalidHost) || !host.DNR(err) || ce.Hint == "" {
+			t.Errorf("first connect: %v", err)
+		}
+	})
+}

@@ -212,7 +212,8 @@ func (q *Queue) pump() {
 
 // completed is told by the fabric that c has come home.
 func (q *Queue) completed(c *command) {
-	if c.place == inFlight {
+	watched := c.place == inFlight
+	if watched {
 		q.inFlight.remove(c)
 		q.outstanding--
 	} else {
@@ -226,9 +227,10 @@ func (q *Queue) completed(c *command) {
 	switch err := c.req.Err; {
 	case err != nil:
 		q.interrupted(c, err)
-	case !c.req.Completion.Status.OK() && !q.running:
+	case !c.req.Completion.Status.OK() && watched && !q.running:
 		// The session is being torn down, and the controller perhaps disabled: what
-		// it says now is of that, not of the command.
+		// it says now is of that, not of the command. What submitNow has sent, such as
+		// a Connect, is part of the setting up or tearing down.
 		q.interrupted(c, fmt.Errorf("%w: %v", transport.ErrQueueDown, c.req.Completion.Status))
 	case !c.req.Completion.Status.OK():
 		q.refused(c, c.req.Completion.Status)
