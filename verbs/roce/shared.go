@@ -3,7 +3,6 @@ package roce
 import (
 	"fmt"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -52,19 +51,6 @@ func (s *Shared) leave(user *socket) error {
 	mem := s.rx.mem
 	s.rx.mem = nil
 	return unix.Munmap(mem)
-}
-
-func (r *rxRing) init(mem []byte) {
-	r.mem = mem
-	for i := range r.msgs {
-		buf := mem[i*rxStride : i*rxStride+rxBuffer]
-		r.iovs[i].Base = &buf[0]
-		r.iovs[i].SetLen(len(buf))
-		h := &r.msgs[i].hdr
-		h.Iov, h.Name, h.Control = &r.iovs[i], (*byte)(unsafe.Pointer(&r.names[i])), (*byte)(unsafe.Pointer(&r.ctl[i]))
-		h.SetIovlen(1)
-		r.ready(i)
-	}
 }
 
 // A staging has the packets of many devices, sealed, until the end of a round.
