@@ -126,7 +126,9 @@ func (g *staging) flush() {
 		default: // it never will go: as if it were lost on the way
 			t := &g.trains[done]
 			t.eng.stats.DropsSend += uint64(t.n)
-			t.path.noTrains = t.n > 1 // it may be that which is wrong
+			if t.n > 1 && refusesTrain(errno) {
+				t.path.noTrains = true
+			}
 			done++
 		}
 	}

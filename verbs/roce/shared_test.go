@@ -97,3 +97,32 @@ func TestSharedDevicesSendTogether(t *testing.T) {
 	}
 	round(2, devices...)
 }
+
+// A path on which the kernel takes no trains stays one, whatever else is wrong
+// with it later.
+func TestSharedPathWithoutTrains(t *testing.T) {
+	s, shared := newShard(t, "shared"), new(Shared)
+	d := openDevice(t, Config{Shard: s, Addr: netip.AddrFrom4([4]byte{127, 42, 10, 1}), Shared: shared})
+	nobody := netip.MustParseAddr("192.0.2.1") // to whom nothing leads from there
+	l := engineLink{d.eng}
+	var p *path
+	if err := s.Run(func() {
+		l.holdPath(d.cfg.Addr, nobody)
+		p = d.eng.paths[pathKey{d.cfg.Addr, nobody}]
+		p.noTrains = true
+		d.eng.sendMAD(d.cfg.Addr, nobody, make([]byte, madLen))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if st := d.Stats(); st.DropsSend != 1 {
+		t.Errorf("%d packets were refused, want 1", st.DropsSend)
+	}
+	if err := s.Run(func() {
+		if !p.noTrains {
+			t.Error("trains are tried again")
+		}
+		l.dropPath(d.cfg.Addr, nobody)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

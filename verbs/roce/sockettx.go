@@ -81,29 +81,30 @@ func (s *socket) send(b *txBatch) {
 		if sent == n {
 			continue
 		}
-		switch errno {
-		case 0, unix.EINTR:
+		switch n := s.tx.packets[sent]; {
+		case errno == 0 || errno == unix.EINTR:
 			// The next call says what was wrong.
-		case unix.EAGAIN, unix.ENOBUFS:
+		case errno == unix.EAGAIN || errno == unix.ENOBUFS:
 			s.blocked = true
 			_ = s.eng.shard.Watch(s.id, shard.Readable|shard.Writable)
 			return
-		case unix.EINVAL, unix.EMSGSIZE, unix.EIO:
-			if s.tx.packets[sent] > 1 {
-				// This kernel takes no trains, or this interface.
-				b.pkts[b.sent].path.noTrains = true
-				continue
-			}
-			fallthrough
+		case n > 1 && refusesTrain(errno):
+			b.pkts[b.sent].path.noTrains = true
 		default:
 			// It will not go, and neither will it when it is tried again: as if it
 			// were lost on the way.
-			for range s.tx.packets[sent] {
+			for range n {
 				s.notSent(b, b.sent, errno)
 				b.sent++
 			}
 		}
 	}
+}
+
+// refusesTrain reports whether the error may be about a train being one: this
+// kernel takes none, or this interface.
+func refusesTrain(errno unix.Errno) bool {
+	return errno == unix.EINVAL || errno == unix.EMSGSIZE || errno == unix.EIO
 }
 
 // fill makes messages of the packets of b that have not been sent, and returns
