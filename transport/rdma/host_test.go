@@ -281,3 +281,31 @@ func TestRejectWithoutWord(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A poorPD has no memory regions left.
+type poorPD struct{ verbs.PD }
+
+func (poorPD) AllocMR(int) (verbs.MR, error) { return nil, errors.New("none left") }
+
+// A request that Submit refuses stays its owner's: it does not end as well when
+// the queue does.
+func TestRefusedSubmitIsOver(t *testing.T) {
+	w := newWorld(t, worldConfig{})
+	c, _ := w.dialRaw(5)
+	q := c.q.(*hostQueue)
+	req := ioReq(nvme.IORead, 0, make([]byte, 512))
+	ended := 0
+	req.Done = func(*transport.HostRequest) { ended++ }
+	if err := q.Shard().Run(func() {
+		q.pd = poorPD{q.pd}
+		if err := q.Submit(&req.HostRequest); err == nil || errors.Is(err, transport.ErrQueueFull) {
+			t.Errorf("submit without a region: %v", err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	q.Disconnect()
+	if ended != 0 {
+		t.Errorf("a request that was refused has ended %d times", ended)
+	}
+}

@@ -94,6 +94,7 @@ func (q *hostQueue) Submit(r *transport.HostRequest) error {
 			// their slots, and each region is a wait for the shard at the end.
 			mr, err := q.pd.AllocMR(q.p.MaxData)
 			if err != nil {
+				s.req = nil
 				q.free.push(s)
 				return fmt.Errorf("rdma: submit %v: memory region of %d bytes: %w", cmd, q.p.MaxData, err)
 			}
