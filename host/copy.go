@@ -37,6 +37,7 @@ type copying struct {
 	n       *Namespace
 	cfg     CopyConfig
 	ctx     context.Context
+	cancel  context.CancelFunc
 	ring    []*part
 	started int
 	ended   int
@@ -69,7 +70,9 @@ func (n *Namespace) newCopying(ctx context.Context, off, length int64, cfg CopyC
 	}
 	depth := int64(cfg.Depth) * int64(max(len(n.ctrl.queues), 1))
 	depth = min(depth, length/int64(cfg.Bytes)+2, max(MaxCopyMemory/int64(cfg.Bytes), 1))
-	return &copying{n: n, cfg: cfg, ctx: ctx, ring: make([]*part, depth)}, nil
+	c := &copying{n: n, cfg: cfg, ring: make([]*part, depth)}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	return c, nil
 }
 
 func (c *copying) full() bool { return c.started-c.ended == len(c.ring) }
@@ -114,8 +117,10 @@ func (c *copying) count(p *part) {
 	}
 }
 
-// drain waits for all that has been started. The memory is given up.
+// drain ends all that has been started, which nobody wants any more: after an
+// error it must not wait for a connection. The memory is given up.
 func (c *copying) drain() {
+	c.cancel()
 	for c.ended < c.started {
 		_, _ = c.end()
 	}

@@ -143,3 +143,35 @@ func TestCopyOverALoss(t *testing.T) {
 		w.disconnect(c)
 	})
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// An output that fails while the connection is lost ends a copy at once: it does
+// not wait for the rest.
+func TestCopyFailsWhileLost(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c, l := w.connectLogged(w.config())
+		n := w.namespace(c)
+		w.dialer.set(func() {
+			w.dialer.swallow = func(qid uint16, c nvme.Command) bool {
+				return qid != 0 && !c.IsFabrics() && c.Opcode() == uint8(nvme.IORead) && c.SLBA() > 0
+			}
+		})
+		broken := errors.New("broken")
+		out := writerFunc(func([]byte) (int, error) {
+			w.unplug()
+			l.wait(t, "lost")
+			return 0, broken
+		})
+		start := time.Now()
+		k, err := n.CopyTo(context.Background(), out, 0, n.Size(), host.CopyConfig{Depth: 2, Bytes: 4096})
+		if d := time.Since(start); k != 0 || !errors.Is(err, broken) || d > time.Second {
+			t.Errorf("%d bytes, %v after %v", k, err, d)
+		}
+		w.listen()
+		l.wait(t, "reconnected")
+		w.disconnect(c)
+	})
+}
