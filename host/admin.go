@@ -110,7 +110,8 @@ func (s *session) logPage(ctx context.Context, g nvme.GetLogPageCommand, data []
 // Admin sends an admin command: put fills in all but CID, PSDT and SGL, and data
 // is read or written by the opcode's direction. It waits for the controller to
 // be live, is never sent again, and returns early when ctx is done; data is not
-// touched after it has returned, and not changed by an error. A status other than success is a [*CommandError].
+// touched after it has returned, and not changed by an error. A status other than
+// success is a [*CommandError].
 func (c *Controller) Admin(ctx context.Context, put func(nvme.Command), data []byte) (nvme.Completion, error) {
 	s, err := c.liveSession(ctx)
 	if err != nil {

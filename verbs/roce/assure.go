@@ -8,11 +8,11 @@ import (
 )
 
 // An assurer sends the last ACK of a queue pair again when nothing has followed
-// it for a while, on paths that lose packets. The next ACK makes good for one that is lost, but after the
-// last there is none, and one ACK may stand for all that the peer waits for. The
-// peer would wait until its own timer ran out, for seconds, and then send all of
-// that again, which costs a Linux rxe that has registered memory in between its
-// connection. It belongs to its engine's shard.
+// it for a while, on paths that lose packets. The next ACK makes good for one that
+// is lost, but after the last there is none, and one ACK may stand for all that
+// the peer waits for. The peer would wait until its own timer ran out, for
+// seconds, and then send all of that again, which costs a Linux rxe that has
+// registered memory in between its connection. It belongs to its engine's shard.
 type assurer struct {
 	eng   *engine
 	qps   list.List[queuePair, assuredPlace] // that were heard of less than assureAfter[last] ago

@@ -25,11 +25,12 @@ type spares struct {
 	cqs [][]verbs.WC
 }
 
-// Bounds of what is kept: a queue pair of the largest kind has 16 KiB.
+// Bounds of what is kept: a queue pair of the largest kind has 48 KiB.
 const (
-	spareQPs = 128
-	spareCQs = 2 * spareQPs
-	spareWCs = 64 // entries of a completion queue
+	spareQPs  = 128
+	spareSGEs = firstRing * maxSGE // elements of receives, as many as a first ring of sends has
+	spareCQs  = 2 * spareQPs
+	spareWCs  = 64 // entries of a completion queue
 )
 
 // takeQP returns memory, if there is some: its parts may be too small, or none.
@@ -49,7 +50,7 @@ func (s *spares) putQP(q *queuePair) {
 	}
 	q.sq, q.rq = sendQueue{}, nil
 	q.resp, q.req = responder{qp: q}, requester{qp: q}
-	if len(m.ring) > firstRing || len(m.answers) > firstRing || m.rq != nil && m.rq.Cap() > spareWCs || len(s.qps) == spareQPs {
+	if len(m.ring) > firstRing || len(m.answers) > firstRing || m.rq != nil && m.rq.Elements() > spareSGEs || len(s.qps) == spareQPs {
 		return
 	}
 	clear(m.sges)

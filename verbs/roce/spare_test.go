@@ -91,6 +91,17 @@ func TestSpares(t *testing.T) {
 				t.Errorf("%d kept of a queue pair whose ring had grown", n)
 			}
 
+			wide, err := d.pd.CreateQP(verbs.QPInitAttr{SendCQ: cq, RecvCQ: cq, MaxSendWR: 1, MaxRecvWR: 16, MaxRecvSGE: maxSGE})
+			if err == nil {
+				err = errors.Join(wide.Modify(verbs.Init), wide.PostRecv(make([]verbs.RecvWR, 16)), wide.Destroy())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(kept.qps); n != 0 {
+				t.Errorf("%d kept of a queue pair with %d elements of receives", n, 16*maxSGE)
+			}
+
 			var all []*queuePair
 			for range spareQPs + 8 {
 				all = append(all, create(1, 1))

@@ -52,8 +52,9 @@ func (b *txBatch) reset() {
 	b.pkts, b.segs, b.sent, b.owned = b.pkts[:0], b.segs[:0], 0, 0
 }
 
-// own copies the payload of what has not been sent, which is not nothing: the batch has to wait, and
-// until it goes on, owners of memory may get it back, reuse and unmap it.
+// own copies the payload of what has not been sent, which is not nothing: the
+// batch has to wait, and until it goes on, owners of memory may get it back, reuse
+// and unmap it.
 func (b *txBatch) own() {
 	if b.held == nil {
 		b.held = make([]byte, cap(b.pkts)*holdRoom)

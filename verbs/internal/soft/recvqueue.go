@@ -34,8 +34,8 @@ func (q *RecvQueue) Reset(size, maxSGE int) bool {
 	return true
 }
 
-// Cap returns for how many receives there is memory.
-func (q *RecvQueue) Cap() int { return len(q.ring) }
+// Elements returns for how many elements of receives there is memory.
+func (q *RecvQueue) Elements() int { return len(q.sges) }
 
 // grow makes the ring n entries long.
 func (q *RecvQueue) grow(n int) {
