@@ -162,6 +162,9 @@ func (p *program) readRange(ctx context.Context, ns *host.Namespace, f *copyFlag
 	if f.file == "-" {
 		return ns.CopyTo(ctx, &interruptible{ctx: ctx, write: p.data.Write}, int64(f.offset), length, cfg)
 	}
+	if room := ns.Size() - int64(f.offset); room < length { // before a file is lost for it
+		return 0, fmt.Errorf("%d bytes from %d on, of the %d that namespace %d has", length, uint64(f.offset), ns.Size(), ns.NSID())
+	}
 	file, err := os.Create(f.file)
 	if err != nil {
 		return 0, err

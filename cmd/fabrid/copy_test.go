@@ -93,6 +93,8 @@ func TestCopyErrors(t *testing.T) {
 	}{
 		{nil, []string{"read", "--offset", "17MiB"}, "LBA out of range"},
 		{nil, []string{"read", "--length", "17MiB"}, "LBA out of range"},
+		{nil, []string{"read", "--offset", "17MiB", "--file", long}, "of the 16777216 that"},
+		{nil, []string{"read", "--length", "17MiB", "--file", long}, "of the 16777216 that"},
 		{nil, []string{"read", "--bs", "0"}, "want the bytes of a command"},
 		{nil, []string{"read", "--bs", "1000"}, "not whole blocks"},
 		{nil, []string{"read", "--nsid", "9"}, "not attached"},
