@@ -1,11 +1,13 @@
 package roce
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -182,14 +184,21 @@ func setUpLoopback(addrs []netip.Addr) error {
 	return nil
 }
 
-// addAddress gives the loopback interface an address that is good at once: by
-// rtnetlink(7), because the older way has it wait for duplicates.
+// addAddress gives the loopback interface an address, by rtnetlink(7), because
+// the older way has it wait for duplicates. It returns when the route is there,
+// which the kernel makes a while after the address.
 func addAddress(addr netip.Addr) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV6_ROUTE}); err != nil {
+		return err
+	}
 	const size = unix.SizeofNlMsghdr + unix.SizeofIfAddrmsg + unix.SizeofRtAttr + 16
 	ne := binary.NativeEndian
 	b := ne.AppendUint32(nil, size) // struct nlmsghdr
@@ -204,13 +213,27 @@ func addAddress(addr netip.Addr) error {
 	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
-	reply := make([]byte, 4096)
-	n, _, err := unix.Recvfrom(fd, reply, 0)
-	if err != nil || n < unix.SizeofNlMsghdr+4 {
-		return fmt.Errorf("reply of %d bytes: %w", n, err)
-	}
-	if errno := int32(ne.Uint32(reply[unix.SizeofNlMsghdr:])); errno != 0 {
-		return unix.Errno(-errno)
+	for acked, routed := false, false; !acked || !routed; {
+		reply := make([]byte, 8192)
+		n, _, err := unix.Recvfrom(fd, reply, 0)
+		if err != nil {
+			return fmt.Errorf("acknowledged %v, route made %v: %w", acked, routed, err)
+		}
+		messages, err := syscall.ParseNetlinkMessage(reply[:n])
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			switch m.Header.Type {
+			case unix.NLMSG_ERROR:
+				if errno := int32(ne.Uint32(m.Data)); errno != 0 {
+					return unix.Errno(-errno)
+				}
+				acked = true
+			case unix.RTM_NEWROUTE:
+				routed = routed || bytes.Contains(m.Data, addr.AsSlice())
+			}
+		}
 	}
 	return nil
 }
