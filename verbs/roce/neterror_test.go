@@ -22,41 +22,57 @@ func TestNobodyReceives(t *testing.T) {
 		{"link-local", "fe80::78:1%lo", "fe80::78:2%lo"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, other := newShard(t, "A"), newShard(t, "B")
-			if c.from[0] == 'f' {
-				enterNamespace(t, s, other, plain(c.from), plain(c.to))
-			}
-			n := newCMNodeOn(t, s, c.from)
-			told := make(chan rdmacm.Event, 16)
-			var qps []verbs.QP
-			for range 3 {
-				qp := n.qp(make([]byte, 64))
-				qps = append(qps, qp)
-				id := must(n.cm.NewID(func(_ *rdmacm.ID, ev *rdmacm.Event) error { told <- *ev; return nil }))
-				if err := id.Resolve(n.dev, netip.Addr{}, netip.AddrPortFrom(netip.MustParseAddr(c.to), 4420)); err != nil {
-					t.Fatal(err)
-				}
-				if err := id.Connect(qp, rdmacm.ConnParam{}); err != nil {
-					t.Fatal(err)
+			// The kernel makes a young interface's routes anew, and has none meanwhile.
+			for range 5 {
+				if nobodyReceives(t, c.from, c.to) {
+					return
 				}
 			}
-			for range qps {
-				if ev := await(t, told, "event"); ev.Type != rdmacm.Unreachable || !errors.Is(ev.Err, unix.ECONNREFUSED) {
-					t.Errorf("told %v, %v", ev.Type, ev.Err)
-				}
-			}
-			if st := n.dev.Stats(); st.ICMPErrors != 3 || st.DropsSend != 0 {
-				t.Errorf("%d errors, %d packets refused", st.ICMPErrors, st.DropsSend)
-			}
-			n.run(func() error {
-				if w := n.dev.eng.wire.(*socket); w.hears {
-					t.Error("asks for errors that are about nothing")
-				}
-				return nil
-			})
-			n.close(qps...)
+			t.Error("the route does not settle")
 		})
 	}
+}
+
+// nobodyReceives reports whether there was a route.
+func nobodyReceives(t *testing.T, from, to string) (routed bool) {
+	s, other := newShard(t, "A"), newShard(t, "B")
+	if from[0] == 'f' {
+		enterNamespace(t, s, other, plain(from), plain(to))
+	}
+	n := newCMNodeOn(t, s, from)
+	told := make(chan rdmacm.Event, 16)
+	var qps []verbs.QP
+	for range 3 {
+		qp := n.qp(make([]byte, 64))
+		qps = append(qps, qp)
+		id := must(n.cm.NewID(func(_ *rdmacm.ID, ev *rdmacm.Event) error { told <- *ev; return nil }))
+		if err := id.Resolve(n.dev, netip.Addr{}, netip.AddrPortFrom(netip.MustParseAddr(to), 4420)); err != nil {
+			t.Fatal(err)
+		}
+		if err := id.Connect(qp, rdmacm.ConnParam{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	routed = true
+	for range qps {
+		ev := await(t, told, "event")
+		if errors.Is(ev.Err, unix.ENETUNREACH) && from[0] == 'f' {
+			routed = false
+		} else if ev.Type != rdmacm.Unreachable || !errors.Is(ev.Err, unix.ECONNREFUSED) {
+			t.Errorf("told %v, %v", ev.Type, ev.Err)
+		}
+	}
+	if st := n.dev.Stats(); routed && (st.ICMPErrors != 3 || st.DropsSend != 0) {
+		t.Errorf("%d errors, %d packets refused", st.ICMPErrors, st.DropsSend)
+	}
+	n.run(func() error {
+		if w := n.dev.eng.wire.(*socket); w.hears {
+			t.Error("asks for errors that are about nothing")
+		}
+		return nil
+	})
+	n.close(qps...)
+	return routed
 }
 
 // What the kernel does not send at all is found out at once, too.
@@ -274,15 +290,15 @@ func TestNoUDPChecksum(t *testing.T) {
 			if m, ok := checkCM(t, 0, got.payload).(*cmDREP); !ok || m.remoteCommID != 7 {
 				t.Errorf("answered with %+v", m)
 			}
-			if st := d.Stats(); st.MADsReceived != 1 {
-				t.Errorf("%d messages received", st.MADsReceived)
+			if st := d.Stats(); st.MADsReceived == 0 {
+				t.Error("no message received")
 			}
 		})
 	}
 }
 
-// exchange sends b without a UDP checksum and takes in a reply, in the thread's
-// network namespace.
+// exchange sends b without a UDP checksum, again and again, until it has taken in
+// a reply, in the thread's network namespace.
 func exchange(t *testing.T, from, to netip.AddrPort, b, reply []byte) (n int) {
 	family, level, option := unix.AF_INET, unix.SOL_SOCKET, unix.SO_NO_CHECK
 	var local, remote unix.Sockaddr
@@ -302,12 +318,19 @@ func exchange(t *testing.T, from, to netip.AddrPort, b, reply []byte) (n int) {
 	defer unix.Close(fd)
 	err = errors.Join(
 		unix.SetsockoptInt(fd, level, option, 1),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}),
 		unix.Bind(fd, local),
-		unix.Sendto(fd, b, 0, remote),
 	)
-	if err == nil {
-		n, _, err = unix.Recvfrom(fd, reply, 0)
+	for tries := 25; err == nil && tries > 0; tries-- {
+		if err = unix.Sendto(fd, b, 0, remote); err != nil {
+			break
+		}
+		if n, _, err = unix.Recvfrom(fd, reply, 0); err == nil {
+			return n
+		}
+		if errors.Is(err, unix.EAGAIN) && tries > 1 {
+			err = nil
+		}
 	}
 	if err != nil {
 		t.Error(err)
